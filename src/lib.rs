@@ -1,1 +1,8 @@
-//! x
+//! A Byzantine-fault-tolerant, durable, replicated log.
+//!
+//! The members of a federation, who do not fully trust each other, run one replica each. They agree by PBFT on the order of
+//! [`types::StateUpdate`]s, and each appends every committed update to its log with the proof that a Byzantine quorum signed.
+//! `ARCHITECTURE.md` is the map of the modules and says what must never be.
+
+pub mod crypto;
+pub mod types;

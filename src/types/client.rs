@@ -1,0 +1,198 @@
+//! What clients ask of a replica, and what peers ask when they catch up; every answer that matters carries its proof.
+
+use std::sync::Arc;
+
+use bincode::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+use super::{CommitCertificate, CommittedBatch, Epoch, FederationId, Header, Leaf, PeerId, Sequence, Slot, Submission, TimestampMs, UpdateId, View};
+use crate::crypto::{Digest, PublicKey};
+
+/// A request; one per stream, answered by one [`Response`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Request {
+    /// Order this submission; answered when its fate is known or the replica gives up waiting.
+    Submit(Arc<Submission>),
+    /// Where the replica stands.
+    Status,
+    /// Committed batches.
+    Log(LogQuery),
+    /// The proof for one update.
+    Proof(ProofQuery),
+}
+
+/// Which batches are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub enum LogQuery {
+    /// From the batch that holds this sequence number on. If there is none yet, the answer waits up to `wait_ms` for it.
+    FromSequence {
+        /// The first update wanted.
+        sequence: Sequence,
+        /// About how many bytes of batches the answer may hold; the replica has a limit of its own.
+        max_bytes: u64,
+        /// How long to wait, ms; the replica has a limit of its own.
+        wait_ms: u64,
+    },
+    /// From this slot on.
+    FromSlot {
+        /// The first slot wanted.
+        slot: Slot,
+        /// As above.
+        max_bytes: u64,
+    },
+}
+
+/// Which proof is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum ProofQuery {
+    /// The update at this place.
+    Sequence(Sequence),
+    /// The latest update with this id, of this author if one is named.
+    Id {
+        /// The id.
+        update_id: UpdateId,
+        /// Whose.
+        author: Option<PublicKey>,
+    },
+}
+
+/// The answer to a [`Request`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Response {
+    /// To `Submit`.
+    Submitted(SubmitOutcome),
+    /// To `Status`.
+    Status(Box<ReplicaStatus>),
+    /// To `Log`.
+    Log(BatchRange),
+    /// To `Proof`; `None` if the replica's log holds no such update.
+    Proof(Option<Box<ProofAnswer>>),
+    /// The request was refused; a sentence for a person.
+    Refused(String),
+}
+
+/// Committed batches in order, and where the log ends.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct BatchRange {
+    /// Consecutive batches; each verifies by itself.
+    pub batches: Vec<CommittedBatch>,
+    /// The replica's last committed sequence number.
+    pub head: Sequence,
+}
+
+/// What makes one update's proof; `proof::CommitProof` is its portable form.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ProofAnswer {
+    /// The update's leaf.
+    pub leaf: Leaf,
+    /// Sibling hashes from the leaf up, in the tree whose size is the header's last sequence number.
+    pub path: Vec<Digest>,
+    /// The header of the update's batch.
+    pub header: Header,
+    /// The quorum that committed it.
+    pub certificate: CommitCertificate,
+    /// The salt and payload, if the replica still holds them.
+    pub opening: Option<([u8; 16], Vec<u8>)>,
+}
+
+/// What proves a whole submission committed: its leaves are known to the author but for their sequence numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct SubmissionReceipt {
+    /// The header of the batch that holds it.
+    pub header: Header,
+    /// The quorum that committed it.
+    pub certificate: CommitCertificate,
+    /// The sequence number of its first update.
+    pub first_sequence: Sequence,
+    /// The hashes outside its leaves, left to right, in the tree whose size is the header's last sequence number.
+    pub outside: Vec<Digest>,
+}
+
+/// What became of a submission.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum SubmitOutcome {
+    /// Committed, and here is the proof.
+    Committed(Box<SubmissionReceipt>),
+    /// Every update of it was committed before, with the same payloads; their places, in order.
+    AlreadyCommitted(Vec<Sequence>),
+    /// These ids stand in the log, or in flight, with other payloads, or were committed apart from the rest; nothing was appended.
+    Conflict(Vec<UpdateId>),
+    /// `not_after` has passed, and it was not committed.
+    Expired {
+        /// Its `not_after`.
+        not_after: TimestampMs,
+        /// The federation's time.
+        now: TimestampMs,
+    },
+    /// It breaks a rule; a sentence for a person.
+    Rejected(String),
+    /// The replica cannot take it now: try later, or another one.
+    Busy {
+        /// When to try again, ms from now.
+        retry_after_ms: u64,
+    },
+    /// The replica stopped waiting. It may yet be committed: ask by update id.
+    Unknown {
+        /// Prepares seen for its batch.
+        prepares: u32,
+        /// Commits seen for its batch.
+        commits: u32,
+        /// How many of each are needed.
+        needed: u32,
+    },
+}
+
+/// What a replica does at present.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Leads its view.
+    Leader,
+    /// Follows.
+    Follower,
+    /// Between two views.
+    Changing,
+    /// Reads and serves, and must not vote.
+    Suspect,
+}
+
+/// Where a replica stands, for people and tools.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ReplicaStatus {
+    /// Its label.
+    pub peer: PeerId,
+    /// Its program's version.
+    pub version: String,
+    /// Its federation.
+    pub federation_id: FederationId,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Its view.
+    pub view: View,
+    /// What it does.
+    pub role: Role,
+    /// The last committed slot.
+    pub slot: Slot,
+    /// The last committed sequence number.
+    pub sequence: Sequence,
+    /// The stable checkpoint's slot.
+    pub stable_slot: Slot,
+    /// The root of its log at `sequence`.
+    pub log_root: Digest,
+    /// Why it must not vote, if so.
+    pub suspect: Option<String>,
+    /// Submissions it waits for.
+    pub pending: u64,
+    /// Peers it holds a connection to.
+    pub connected: u32,
+    /// View changes it went through since it started.
+    pub view_changes: u64,
+    /// Signed statements that contradict each other, seen since it started.
+    pub evidence: u64,
+    /// Messages refused since it started.
+    pub refused: u64,
+    /// What its start replayed: batches read back from the journal into log and protocol.
+    pub replayed: u64,
+    /// How long its start took, ms.
+    pub recovery_millis: u64,
+}
