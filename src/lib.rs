@@ -5,4 +5,5 @@
 //! `ARCHITECTURE.md` is the map of the modules and says what must never be.
 
 pub mod crypto;
+pub mod consensus;
 pub mod types;

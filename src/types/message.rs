@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bincode::{Decode, Encode};
 
 use super::{
-    Body, CheckpointCertificate, Epoch, FederationId, Header, NewView, Phase, SignedCheckpoint, SignedComplaint, SignedVote, Slot, Submission, View,
+    Body, CheckpointCertificate, Epoch, Evidence, FederationId, Header, NewView, Phase, SignedCheckpoint, SignedComplaint, SignedVote, Slot, Submission, View,
     ViewChange, Vote,
 };
 use crate::crypto::{Digest, Signature};
@@ -88,6 +88,8 @@ pub enum ConsensusMessage {
     FetchBody(FetchBody),
     /// A body that was wanted, with its header.
     Body(Header, Arc<Body>),
+    /// Two contradictory statements of one member.
+    Evidence(Evidence),
 }
 
 /// Which of a peer's streams a message travels on: what is small never waits behind what is large.
@@ -121,7 +123,7 @@ impl ConsensusMessage {
     #[must_use]
     pub fn class(&self) -> MessageClass {
         match self {
-            Self::Vote(_) | Self::Checkpoint(_) | Self::Complaint(_) | Self::Status(_) | Self::FetchBody(_) => MessageClass::Votes,
+            Self::Vote(_) | Self::Checkpoint(_) | Self::Complaint(_) | Self::Status(_) | Self::FetchBody(_) | Self::Evidence(_) => MessageClass::Votes,
             Self::Stable(_) | Self::ViewChange(_) | Self::NewView(_) => MessageClass::Control,
             Self::PrePrepare(_) | Self::Forward(_) | Self::Body(..) => MessageClass::Bulk,
         }

@@ -24,7 +24,7 @@ pub use message::{ConsensusMessage, FetchBody, MessageClass, SignedProposal, Sta
 pub use parameters::Parameters;
 pub use update::{LEAF_VERSION, Leaf, StateUpdate, Submission, SubmissionDigests, SubmittedUpdate, UpdateId, UpdateIdError, data_digest};
 pub use view_change::{Complaint, NewView, SignedComplaint, ViewChange};
-pub use vote::{CertificateError, CommitCertificate, CommitMessage, Phase, PreparedCertificate, SignatureSet, SignedVote, Vote};
+pub use vote::{CertificateError, CommitCertificate, CommitMessage, Evidence, Phase, PreparedCertificate, SignatureSet, SignedVote, Vote};
 
 use std::fmt;
 

@@ -64,6 +64,25 @@ pub struct SignedVote {
     pub signature: Signature,
 }
 
+/// Two statements of one member, in one phase and place, for different headers: proof that its key was misused (rules E1 to E3).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Evidence {
+    /// The statement seen first.
+    pub first: SignedVote,
+    /// The one that contradicts it.
+    pub second: SignedVote,
+}
+
+impl Evidence {
+    /// Whether the statements contradict each other; their signatures are checked apart.
+    #[must_use]
+    pub fn contradicts(&self) -> bool {
+        let (a, b) = (&self.first, &self.second);
+        let place = |v: &SignedVote| (v.replica, v.vote.phase, v.vote.epoch, v.vote.view, v.vote.slot);
+        place(a) == place(b) && a.vote.digest != b.vote.digest
+    }
+}
+
 /// One member's commit, as a person reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommitMessage {

@@ -1,0 +1,133 @@
+//! A follower's part: which proposals it accepts.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::Effect;
+use super::record::Record;
+use super::state::{Accepted, Replica};
+use super::verify::{CheckedBody, CheckedProposal};
+use crate::crypto::Signature;
+use crate::types::{ConsensusMessage, Evidence, Header, Phase, SignedVote, View, Vote};
+
+/// What a replica makes of the next proposal.
+enum Verdict {
+    Accept,
+    /// It breaks a rule here, though perhaps not elsewhere or later.
+    Refuse,
+    /// Something before it is not held yet.
+    Wait,
+}
+
+impl Replica {
+    pub(super) fn on_proposal(&mut self, proposal: Arc<CheckedProposal>) {
+        let slot = proposal.header.slot;
+        if proposal.view < self.view || slot <= self.tip.slot || slot > self.window_end() {
+            return;
+        }
+        let leader = self.federation.leader(proposal.view);
+        let accepted = self.slots.get(&slot).and_then(|s| s.accepted.as_ref()).and_then(|a| a.proposal.clone());
+        let buffered = self.proposals.get(&slot).map(|p| signed_proposal(p, leader));
+        let new = signed_proposal(&proposal, leader);
+        for known in accepted.into_iter().chain(buffered) {
+            let evidence = Evidence { first: known, second: new.clone() };
+            if evidence.contradicts() {
+                self.broadcast(ConsensusMessage::Evidence(evidence.clone()));
+                self.on_evidence(evidence);
+                return;
+            }
+        }
+        if self.proposals.get(&slot).is_none_or(|known| known.view < proposal.view) {
+            self.proposals.insert(slot, proposal);
+        }
+    }
+
+    /// Accepts buffered proposals in slot order as far as they go.
+    pub(super) fn accept_buffered(&mut self) {
+        loop {
+            let next = self.head() + 1;
+            let Some(proposal) = self.proposals.get(&next).filter(|p| p.view == self.view).cloned() else { return };
+            match self.judge(&proposal) {
+                Verdict::Wait => return,
+                Verdict::Refuse => {
+                    self.count_refused += 1;
+                    self.proposals.remove(&next);
+                    return;
+                }
+                Verdict::Accept => {
+                    self.proposals.remove(&next);
+                    self.record(Record::Proposal {
+                        view: proposal.view,
+                        header: proposal.header.clone(),
+                        signature: proposal.signature,
+                        body: proposal.body.clone(),
+                    });
+                }
+            }
+        }
+    }
+
+    /// The rules of acceptance that need the log; the verifier has checked the others.
+    fn judge(&self, proposal: &CheckedProposal) -> Verdict {
+        let header = &proposal.header;
+        if self.leads() || header.slot > self.window_end() {
+            return Verdict::Refuse;
+        }
+        let Some(parent) = self.chain_end(header.slot - 1) else { return Verdict::Wait };
+        let clock = self.now.wall;
+        let fresh = header.timestamp.abs_diff(clock) <= self.federation.parameters().max_drift_ms;
+        let extends = header.parent == parent.digest && header.first_sequence == parent.sequence + 1 && header.timestamp > parent.timestamp;
+        if !fresh || !extends || !self.duplicates.has_room(u64::from(header.count)) {
+            return Verdict::Refuse;
+        }
+        let mut pairs = BTreeSet::new();
+        let body = &proposal.body;
+        for (submission, digests) in body.body.submissions.iter().zip(&body.digests.submissions) {
+            let unique = submission.ids().all(|id| pairs.insert(super::DuplicateTable::pair(&submission.author, id)));
+            if !unique || !self.duplicates.all_new(submission, digests, header.timestamp) {
+                return Verdict::Refuse;
+            }
+        }
+        let mut frontier = parent.frontier;
+        body.leaf_hashes.iter().for_each(|leaf| frontier.append(*leaf));
+        if frontier.root() == header.log_root { Verdict::Accept } else { Verdict::Refuse }
+    }
+
+    /// An accepted proposal, live or replayed. In a view that was left, only its body matters.
+    pub(super) fn apply_proposal(&mut self, view: View, header: &Header, signature: Signature, body: &CheckedBody) {
+        if header.slot <= self.floor() {
+            return;
+        }
+        let digest = header.digest();
+        self.safety.remember(Phase::Prepare, view, header.slot, digest);
+        if view == self.view && !self.changing {
+            let vote = Vote { phase: Phase::PrePrepare, epoch: 0, view, slot: header.slot, digest };
+            let proposal = Some(SignedVote { vote, replica: self.federation.leader(view), signature });
+            self.slots.entry(header.slot).or_default().accepted = Some(Accepted { header: header.clone(), digest, proposal, frontier: None });
+            for digests in &body.digests.submissions {
+                self.pool.mark(&digests.submission, header.slot);
+            }
+        }
+        self.apply_body(header, body);
+    }
+
+    /// Two statements of one member contradict each other. If the leader proposed twice at one place, its view is over.
+    pub(super) fn on_evidence(&mut self, evidence: Evidence) {
+        let vote = evidence.first.vote;
+        let leader = evidence.first.replica;
+        // One piece of evidence a place convicts; a flood of more tells nothing new.
+        if self.evidence_seen.len() >= 1_024 || !self.evidence_seen.insert((leader, vote.view, vote.slot)) {
+            return;
+        }
+        self.count_evidence += 1;
+        self.out.effects.push(Effect::Evidence(evidence));
+        if vote.phase == Phase::PrePrepare && vote.view == self.view && !self.changing && leader == self.federation.leader(self.view) {
+            self.start_view_change(self.view + 1, "the leader proposed twice at one place");
+        }
+    }
+}
+
+fn signed_proposal(proposal: &CheckedProposal, leader: u16) -> SignedVote {
+    let vote = Vote { phase: Phase::PrePrepare, epoch: 0, view: proposal.view, slot: proposal.header.slot, digest: proposal.digest };
+    SignedVote { vote, replica: leader, signature: proposal.signature }
+}

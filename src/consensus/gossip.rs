@@ -1,0 +1,59 @@
+//! Status gossip: replicas tell each other where they stand, and send again what a peer seems to lack.
+
+use super::state::Replica;
+use crate::types::{ConsensusMessage, ReplicaIndex, Status};
+
+impl Replica {
+    pub(super) fn on_tick(&mut self) {
+        self.expire_submissions();
+        self.check_timers();
+        if self.now.mono.saturating_sub(self.timers.last_gossip) >= self.options.gossip_ms {
+            self.timers.last_gossip = self.now.mono;
+            self.broadcast(ConsensusMessage::Status(self.own_status()));
+            self.repeat_view_change();
+            self.fetch_missing_bodies();
+        }
+        self.consider_catch_up();
+    }
+
+    fn own_status(&self) -> Status {
+        Status {
+            epoch: 0,
+            view: self.view,
+            changing: self.changing,
+            committed: self.tip.slot,
+            accepted: self.head(),
+            stable: self.stable_slot(),
+        }
+    }
+
+    /// Remembers where a peer stands. Only a peer that did not move since its last status is sent anything again, so a healthy federation
+    /// gossips nothing but statuses.
+    pub(super) fn on_status(&mut self, from: ReplicaIndex, status: Status) {
+        let Some(peer) = self.peers.get_mut(usize::from(from)) else { return };
+        peer.stuck = peer.status == Some(status);
+        peer.status = Some(status);
+        if !peer.stuck || from == self.me {
+            return;
+        }
+        if status.view < self.view || (status.view == self.view && status.changing && !self.changing) {
+            self.help_into_view(from);
+        } else if status.view == self.view && !status.changing && !self.changing && status.committed >= self.floor() {
+            self.resend_to(from, status.committed, status.accepted);
+        }
+        if status.stable < self.stable_slot()
+            && let Some(stable) = self.stable.clone()
+        {
+            self.send(from, ConsensusMessage::Stable(stable));
+        } else {
+            self.resend_checkpoints(from, status.stable);
+        }
+    }
+
+    /// Own checkpoint signatures that may have been lost.
+    fn resend_checkpoints(&mut self, to: ReplicaIndex, stable: u64) {
+        let own = self.checkpoints.range(stable + 1..).filter_map(|(_, votes)| votes.get(&self.me)).cloned();
+        let messages: Vec<_> = own.map(ConsensusMessage::Checkpoint).collect();
+        messages.into_iter().for_each(|message| self.send(to, message));
+    }
+}

@@ -1,0 +1,532 @@
+//! The core under a seeded network that loses, delays and reorders, with crashes that lose what was not yet durable.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use super::*;
+use crate::crypto::{Digest, ReplicaSecret, SigningKey};
+use crate::types::{
+    Author, CommittedBatch, Federation, Genesis, Member, Parameters, PeerId, Phase, SignedProposal, StateUpdate, Submission, UpdateId, Vote,
+};
+
+/// SplitMix64: enough randomness for a schedule, and the same on every machine.
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    fn chance(&mut self, per_mille: u64) -> bool {
+        self.below(1_000) < per_mille
+    }
+}
+
+fn secret(i: u16) -> ReplicaSecret {
+    ReplicaSecret::from_bytes([u8::try_from(i).unwrap() + 1; 32])
+}
+
+fn author() -> SigningKey {
+    SigningKey::from_seed(&[200; 32])
+}
+
+fn federation(n: u16, parameters: Parameters) -> Arc<Federation> {
+    let members = (0..n)
+        .map(|i| Member {
+            peer: PeerId(format!("replica-{i}")),
+            consensus_key: secret(i).consensus_key().public(),
+            transport_key: secret(i).transport_key().public(),
+            cosignature_key: secret(i).cosignature_key().public(),
+        })
+        .collect();
+    let authors = vec![Author { name: "author".into(), key: author().public() }];
+    Arc::new(Federation::new(Genesis { name: "test".into(), members, authors, readers: vec![], parameters }).unwrap())
+}
+
+/// A replica with its disk: what was synced survives a crash, what waits for the sync does not.
+struct Node {
+    core: Option<Replica>,
+    journal: Vec<Record>,
+    waiting: VecDeque<(Vec<Record>, Vec<Effect>)>,
+    log: Vec<CommittedBatch>,
+    run: u64,
+}
+
+enum Item {
+    Message(u16, u16, ConsensusMessage),
+    LogDurable(u16, crate::types::Checkpoint),
+    CatchUp(u16, u16, u64),
+}
+
+struct Cluster {
+    federation: Arc<Federation>,
+    verifier: Vec<Verifier>,
+    nodes: Vec<Node>,
+    queue: BTreeMap<(u64, u64), Item>,
+    counter: u64,
+    time: u64,
+    rng: Rng,
+    loss: u64,
+    delay: u64,
+    cut: BTreeSet<u16>,
+    /// Every vote that a replica let out, by place.
+    ledger: BTreeMap<(u16, Phase, u64, u64), Digest>,
+    committed: BTreeMap<u64, Digest>,
+    acknowledged: BTreeMap<Ticket, SubmitOutcome>,
+    receipts: BTreeMap<Ticket, u64>,
+    views_entered: u64,
+    evidence: u64,
+    clock_skew: Vec<i64>,
+}
+
+const START: u64 = 1_700_000_000_000;
+
+fn options() -> CoreOptions {
+    CoreOptions { stall_timeout_ms: 300, request_timeout_ms: 1_500, max_timeout_ms: 5_000, gossip_ms: 50, catch_up_after_ms: 100, ..CoreOptions::default() }
+}
+
+impl Cluster {
+    fn new(n: u16, seed: u64, parameters: Parameters) -> Self {
+        let federation = federation(n, parameters);
+        let node = |_| Node { core: None, journal: vec![], waiting: VecDeque::new(), log: vec![], run: 0 };
+        let mut cluster = Self {
+            verifier: (0..n).map(|_| Verifier::new(federation.clone())).collect(),
+            nodes: (0..n).map(node).collect(),
+            federation,
+            queue: BTreeMap::new(),
+            counter: 0,
+            time: 0,
+            rng: Rng(seed),
+            loss: 0,
+            delay: 5,
+            cut: BTreeSet::new(),
+            ledger: BTreeMap::new(),
+            committed: BTreeMap::new(),
+            acknowledged: BTreeMap::new(),
+            receipts: BTreeMap::new(),
+            views_entered: 0,
+            evidence: 0,
+            clock_skew: vec![0; usize::from(n)],
+        };
+        (0..n).for_each(|i| cluster.start(i));
+        cluster
+    }
+
+    fn now(&self, i: u16) -> Now {
+        Now { wall: (START + self.time).saturating_add_signed(self.clock_skew[usize::from(i)]), mono: self.time }
+    }
+
+    /// Starts a replica from its disk alone.
+    fn start(&mut self, i: u16) {
+        let federation = self.federation.clone();
+        let node = &mut self.nodes[usize::from(i)];
+        node.run += 1;
+        node.journal.push(Record::Started { run: node.run });
+        // Through the stored form, as a real journal would.
+        let records: Vec<Record> = node
+            .journal
+            .iter()
+            .map(|r| {
+                let (kind, payload) = r.to_frame().unwrap();
+                Record::from_frame(&federation, kind, &payload).unwrap()
+            })
+            .collect();
+        let mut bodies = BTreeMap::new();
+        let mut tip = Tip::genesis();
+        let mut duplicates = DuplicateTable::new(federation.parameters().max_lifetime_ms, federation.parameters().max_live_ids);
+        node.log.clear();
+        for record in &records {
+            match record {
+                Record::Proposal { header, body, .. } | Record::Body { header, body, .. } => {
+                    bodies.insert(header.digest(), (header.clone(), body.clone()));
+                }
+                Record::Committed(certificate) if certificate.slot == tip.slot + 1 => {
+                    let (header, body) = bodies[&certificate.digest].clone();
+                    body.leaf_hashes.iter().for_each(|leaf| tip.frontier.append(*leaf));
+                    assert_eq!(tip.frontier.root(), header.log_root);
+                    duplicates.commit(&body, header.first_sequence, header.timestamp);
+                    tip = Tip { slot: header.slot, sequence: header.last_sequence(), digest: certificate.digest, timestamp: header.timestamp, frontier: tip.frontier };
+                    node.log.push(CommittedBatch { header, body: body.body.clone(), certificate: certificate.clone() });
+                }
+                _ => {}
+            }
+        }
+        let mut core = Replica::new(federation, i, secret(i).consensus_key(), options(), tip, duplicates, false);
+        records.iter().for_each(|r| core.replay(r));
+        let step = core.resume(Now { wall: START + self.time, mono: self.time });
+        node.core = Some(core);
+        self.take_step(i, step);
+    }
+
+    fn crash(&mut self, i: u16) {
+        let node = &mut self.nodes[usize::from(i)];
+        node.core = None;
+        node.waiting.clear();
+        self.queue.retain(|_, item| !matches!(item, Item::LogDurable(to, _) | Item::CatchUp(to, _, _) if *to == i));
+    }
+
+    fn push(&mut self, delay: u64, item: Item) {
+        self.counter += 1;
+        self.queue.insert((self.time + delay, self.counter), item);
+    }
+
+    fn take_step(&mut self, i: u16, step: Step) {
+        let Step { records, immediate, effects } = step;
+        for effect in immediate {
+            self.run_effect(i, effect);
+        }
+        self.nodes[usize::from(i)].waiting.push_back((records, effects));
+        if !self.rng.chance(300) {
+            self.sync(i);
+        }
+    }
+
+    /// Everything waiting becomes durable, and its effects run.
+    fn sync(&mut self, i: u16) {
+        while let Some((records, effects)) = self.nodes[usize::from(i)].waiting.pop_front() {
+            self.nodes[usize::from(i)].journal.extend(records);
+            for effect in effects {
+                self.run_effect(i, effect);
+            }
+        }
+    }
+
+    fn run_effect(&mut self, i: u16, effect: Effect) {
+        match effect {
+            Effect::Send { to, message } => self.transmit(i, to, message),
+            Effect::Broadcast(message) => {
+                let n = u16::try_from(self.nodes.len()).unwrap();
+                (0..n).filter(|to| *to != i).for_each(|to| self.transmit(i, to, message.clone()));
+            }
+            Effect::Deliver(delivery) => self.deliver(i, *delivery),
+            Effect::Answer { ticket, outcome } => {
+                self.acknowledged.insert(ticket, outcome);
+            }
+            Effect::CatchUp { peer, from_slot } => {
+                let delay = 1 + self.rng.below(self.delay * 2);
+                self.push(delay, Item::CatchUp(i, peer, from_slot));
+            }
+            Effect::Evidence(_) => self.evidence += 1,
+            Effect::ViewEntered { .. } => self.views_entered += 1,
+            Effect::Halt(halt) => panic!("replica {i} halts: {halt}"),
+        }
+    }
+
+    fn transmit(&mut self, from: u16, to: u16, message: ConsensusMessage) {
+        if let ConsensusMessage::Vote(v) = &message {
+            let place = (from, v.vote.phase, v.vote.view, v.vote.slot);
+            let signed = *self.ledger.entry(place).or_insert(v.vote.digest);
+            assert_eq!(signed, v.vote.digest, "replica {from} signed twice at {place:?}");
+        }
+        if self.cut.contains(&from) || self.cut.contains(&to) || self.rng.chance(self.loss) {
+            return;
+        }
+        let delay = 1 + self.rng.below(self.delay * 2);
+        self.push(delay, Item::Message(from, to, message));
+    }
+
+    fn deliver(&mut self, i: u16, delivery: Delivery) {
+        let Delivery { header, certificate, body, answers, checkpoint, .. } = delivery;
+        let agreed = *self.committed.entry(header.slot).or_insert(certificate.digest);
+        assert_eq!(agreed, certificate.digest, "two digests committed at slot {}", header.slot);
+        certificate.verify(&self.federation, &header).unwrap();
+        let log = &mut self.nodes[usize::from(i)].log;
+        assert_eq!(log.len() as u64 + 1, header.slot, "replica {i} delivers in order");
+        log.push(CommittedBatch { header: header.clone(), body: body.body, certificate });
+        for answer in answers {
+            self.receipts.insert(answer.ticket, header.first_sequence + answer.offset);
+        }
+        if checkpoint {
+            let checkpoint = crate::types::Checkpoint { epoch: 0, slot: header.slot, sequence: header.last_sequence(), digest: header.digest(), log_root: header.log_root };
+            let delay = 1 + self.rng.below(30);
+            self.push(delay, Item::LogDurable(i, checkpoint));
+        }
+    }
+
+    fn event(&mut self, i: u16, event: Event) {
+        let now = self.now(i);
+        let Some(core) = &mut self.nodes[usize::from(i)].core else { return };
+        let step = core.handle(now, event);
+        let status = core.status();
+        self.verifier[usize::from(i)].set_window(status.view, status.floor, status.stable_slot);
+        self.take_step(i, step);
+    }
+
+    fn process(&mut self, item: Item) {
+        match item {
+            Item::Message(from, to, message) => {
+                if let Ok(message) = self.verifier[usize::from(to)].message(from, message) {
+                    self.event(to, Event::Message { from, message });
+                }
+            }
+            Item::LogDurable(i, checkpoint) => self.event(i, Event::LogDurable(checkpoint)),
+            Item::CatchUp(i, peer, from_slot) => {
+                let alive = self.nodes[usize::from(peer)].core.is_some() && !self.cut.contains(&peer) && !self.cut.contains(&i);
+                if !alive {
+                    return self.event(i, Event::CatchUpFailed { from: peer });
+                }
+                let log = &self.nodes[usize::from(peer)].log;
+                let batches: Vec<_> = log.iter().skip(usize::try_from(from_slot - 1).unwrap()).take(20).cloned().collect();
+                let batches = batches.into_iter().map(|b| self.verifier[usize::from(i)].batch(b).unwrap()).collect();
+                self.event(i, Event::CaughtUp { from: peer, batches });
+            }
+        }
+    }
+
+    fn run_for(&mut self, ms: u64) {
+        let end = self.time + ms;
+        while self.time < end {
+            self.time += 10;
+            while let Some(entry) = self.queue.first_entry().filter(|e| e.key().0 <= self.time) {
+                let item = entry.remove();
+                self.process(item);
+            }
+            for i in 0..u16::try_from(self.nodes.len()).unwrap() {
+                self.event(i, Event::Tick);
+                self.sync(i);
+            }
+        }
+    }
+
+    fn submit(&mut self, to: u16, ticket: Ticket) {
+        let update = StateUpdate { update_id: UpdateId(format!("u{ticket}")), data: vec![1; 20], timestamp: 1 };
+        let submission = Submission::sign(self.federation.id(), &author(), START + self.time + 60_000, vec![update]);
+        let submission = self.verifier[usize::from(to)].submission(Arc::new(submission)).unwrap();
+        let waiter = Waiter { ticket, deadline: self.time + 50_000 };
+        self.event(to, Event::Submit { submission, waiter });
+    }
+
+    fn check_logs(&self) {
+        let mut ids = BTreeSet::new();
+        for (i, node) in self.nodes.iter().enumerate() {
+            for (batch, slot) in node.log.iter().zip(1u64..) {
+                assert_eq!(batch.header.slot, slot);
+                assert_eq!(batch.header.digest(), self.committed[&slot], "replica {i} slot {slot}");
+            }
+        }
+        let longest = self.nodes.iter().map(|n| &n.log).max_by_key(|l| l.len()).unwrap();
+        for id in longest.iter().flat_map(|b| &b.body.submissions).flat_map(|s| s.ids()) {
+            assert!(ids.insert(id.clone()), "{id} is in the log twice");
+        }
+    }
+
+    fn tips(&self) -> Vec<u64> {
+        self.nodes.iter().map(|n| n.core.as_ref().map_or(0, |c| c.status().slot)).collect()
+    }
+}
+
+#[test]
+fn four_replicas_commit_what_is_submitted() {
+    let mut cluster = Cluster::new(4, 1, Parameters::default());
+    for ticket in 0..100 {
+        cluster.submit(u16::try_from(ticket % 4).unwrap(), ticket);
+        cluster.run_for(10);
+    }
+    cluster.run_for(500);
+    assert_eq!(cluster.receipts.len(), 100);
+    assert_eq!(cluster.views_entered, 0, "a healthy leader stays");
+    cluster.check_logs();
+    let tips = cluster.tips();
+    assert!(tips.iter().all(|t| *t == tips[0]));
+    let stable = cluster.nodes[0].core.as_ref().unwrap().status().stable_slot;
+    assert!(stable > 0 || tips[0] < 64, "checkpoints become stable");
+}
+
+#[test]
+fn a_silent_leader_is_replaced() {
+    let mut cluster = Cluster::new(4, 2, Parameters::default());
+    cluster.crash(0);
+    cluster.submit(1, 1);
+    cluster.run_for(3_000);
+    assert_eq!(cluster.receipts.len(), 1);
+    assert!(cluster.nodes[1].core.as_ref().unwrap().status().view >= 1);
+}
+
+#[test]
+fn a_restarted_leader_resigns_and_never_proposes_in_its_old_view() {
+    let mut cluster = Cluster::new(4, 3, Parameters::default());
+    cluster.submit(1, 1);
+    cluster.run_for(500);
+    cluster.crash(0);
+    cluster.start(0);
+    cluster.run_for(1_000);
+    cluster.submit(2, 2);
+    cluster.run_for(1_000);
+    assert_eq!(cluster.receipts.len(), 2);
+    assert!(cluster.nodes.iter().all(|n| n.core.as_ref().unwrap().status().view >= 1));
+}
+
+#[test]
+fn a_replica_far_behind_catches_up_from_its_peers() {
+    let parameters = Parameters { window_slots: 16, checkpoint_slots: 4, ..Parameters::default() };
+    let mut cluster = Cluster::new(4, 4, parameters);
+    cluster.cut.insert(3);
+    for ticket in 0..400 {
+        cluster.submit(1, ticket);
+        cluster.run_for(20);
+    }
+    let before = cluster.tips();
+    assert!(before[0] > 64 && before[3] == 0, "{before:?}");
+    cluster.cut.clear();
+    cluster.run_for(3_000);
+    let tips = cluster.tips();
+    assert!(tips.iter().all(|t| *t == tips[0]), "{tips:?}");
+    cluster.check_logs();
+}
+
+#[test]
+fn a_leader_that_proposes_twice_is_replaced_and_convicted() {
+    let mut cluster = Cluster::new(4, 5, Parameters::default());
+    let proposal = |id: &str, cluster: &Cluster| {
+        let update = StateUpdate { update_id: UpdateId(id.into()), data: vec![], timestamp: 1 };
+        let submission = Submission::sign(cluster.federation.id(), &author(), START + 60_000, vec![update]);
+        let body = Arc::new(crate::types::Body { submissions: vec![Arc::new(submission)] });
+        let checked = CheckedBody::compute(&cluster.federation, body.clone(), 1);
+        let mut frontier = crate::crypto::merkle::Frontier::default();
+        checked.leaf_hashes.iter().for_each(|l| frontier.append(*l));
+        let header = crate::types::Header {
+            kind: crate::types::BatchKind::Normal,
+            federation_id: cluster.federation.id(),
+            epoch: 0,
+            slot: 1,
+            first_sequence: 1,
+            count: 1,
+            parent: Digest::ZERO,
+            body_digest: checked.digests.body,
+            log_root: frontier.root(),
+            timestamp: START + 10,
+            membership_digest: cluster.federation.membership_digest(),
+        };
+        let vote = Vote { phase: Phase::PrePrepare, epoch: 0, view: 0, slot: 1, digest: header.digest() };
+        let signature = secret(0).consensus_key().sign(&vote.signed_bytes(cluster.federation.id()));
+        ConsensusMessage::PrePrepare(SignedProposal { view: 0, header, body, signature })
+    };
+    cluster.crash(0);
+    let (a, b) = (proposal("a", &cluster), proposal("b", &cluster));
+    cluster.process(Item::Message(0, 1, a.clone()));
+    cluster.process(Item::Message(0, 2, b.clone()));
+    cluster.process(Item::Message(0, 1, b));
+    cluster.process(Item::Message(0, 3, a));
+    cluster.run_for(2_000);
+    assert!(cluster.evidence >= 3, "every replica learns of it");
+    assert!((1..4).all(|i: usize| cluster.nodes[i].core.as_ref().unwrap().status().view >= 1));
+    cluster.submit(2, 1);
+    cluster.run_for(2_000);
+    assert_eq!(cluster.receipts.len(), 1);
+}
+
+#[test]
+fn a_replica_whose_clock_jumps_neither_blocks_nor_loses() {
+    let mut cluster = Cluster::new(4, 6, Parameters::default());
+    cluster.clock_skew[2] = 3_600_000;
+    cluster.submit(1, 1);
+    cluster.run_for(500);
+    assert_eq!(cluster.receipts.len(), 1, "one wrong clock of four does not block");
+    cluster.clock_skew[2] = 0;
+    cluster.clock_skew[0] = -7_200_000;
+    cluster.submit(1, 2);
+    cluster.run_for(5_000);
+    assert_eq!(cluster.receipts.len(), 2);
+    let tips = cluster.tips();
+    assert!(tips.iter().all(|t| *t == tips[0]), "{tips:?}");
+}
+
+#[test]
+fn retries_conflicts_and_expiry() {
+    let mut cluster = Cluster::new(4, 7, Parameters::default());
+    cluster.submit(1, 1);
+    cluster.run_for(300);
+    let again = |data: u8, ticket: Ticket, cluster: &mut Cluster, to: u16| {
+        let update = StateUpdate { update_id: UpdateId("u1".into()), data: vec![data; 20], timestamp: 99 };
+        let submission = Submission::sign(cluster.federation.id(), &author(), START + 50_000, vec![update]);
+        let submission = cluster.verifier[0].submission(Arc::new(submission)).unwrap();
+        cluster.event(to, Event::Submit { submission, waiter: Waiter { ticket, deadline: u64::MAX } });
+        cluster.run_for(50);
+    };
+    again(1, 10, &mut cluster, 3);
+    assert_eq!(cluster.acknowledged[&10], SubmitOutcome::AlreadyCommitted(vec![1]));
+    again(2, 11, &mut cluster, 2);
+    assert_eq!(cluster.acknowledged[&11], SubmitOutcome::Conflict(vec![UpdateId("u1".into())]));
+    let update = StateUpdate { update_id: UpdateId("old".into()), data: vec![], timestamp: 1 };
+    let late = Submission::sign(cluster.federation.id(), &author(), START, vec![update]);
+    let late = cluster.verifier[0].submission(Arc::new(late)).unwrap();
+    cluster.event(1, Event::Submit { submission: late, waiter: Waiter { ticket: 12, deadline: u64::MAX } });
+    cluster.run_for(50);
+    assert!(matches!(cluster.acknowledged[&12], SubmitOutcome::Expired { .. }));
+    assert_eq!(cluster.committed.len(), 1, "nothing more was appended");
+}
+
+/// Loss, delay, cuts and crashes by seed; then a healed phase in which everything pending commits.
+fn chaos(seed: u64) -> u64 {
+    let mut rng = Rng(seed ^ 0xabcd);
+    let n = 4 + u16::try_from(rng.below(4)).unwrap();
+    let parameters = Parameters { window_slots: 8 + rng.below(24), checkpoint_slots: 4, ..Parameters::default() };
+    let mut cluster = Cluster::new(n, seed, parameters);
+    cluster.loss = rng.below(200);
+    cluster.delay = 2 + rng.below(60);
+    let f = usize::from((n - 1) / 3);
+    let mut ticket = 0;
+    for _ in 0..60 {
+        for _ in 0..rng.below(4) {
+            ticket += 1;
+            cluster.submit(u16::try_from(rng.below(u64::from(n))).unwrap(), ticket);
+        }
+        let victim = u16::try_from(rng.below(u64::from(n))).unwrap();
+        let down = cluster.nodes.iter().filter(|node| node.core.is_none()).count();
+        if rng.chance(250) {
+            if cluster.nodes[usize::from(victim)].core.is_none() {
+                cluster.start(victim);
+            } else if down < f {
+                cluster.crash(victim);
+            }
+        }
+        if rng.chance(30) {
+            // All lose power at once.
+            (0..n).for_each(|i| cluster.crash(i));
+            (0..n).for_each(|i| cluster.start(i));
+        }
+        if rng.chance(150) {
+            cluster.cut.clear();
+            if rng.chance(700) {
+                cluster.cut.insert(victim);
+            }
+        }
+        let pause = 10 + rng.below(300);
+        cluster.run_for(pause);
+        cluster.check_logs();
+    }
+    cluster.loss = 0;
+    cluster.delay = 5;
+    cluster.cut.clear();
+    (0..n).filter(|i| cluster.nodes[usize::from(*i)].core.is_none()).collect::<Vec<_>>().into_iter().for_each(|i| cluster.start(i));
+    cluster.submit(0, 1_000_000);
+    cluster.run_for(15_000);
+    cluster.check_logs();
+    assert!(cluster.receipts.contains_key(&1_000_000), "seed {seed}: nothing commits after the faults healed; tips {:?}", cluster.tips());
+    let tips = cluster.tips();
+    assert!(tips.iter().all(|t| *t == tips[0]), "seed {seed}: {tips:?}");
+    let pending: Vec<u64> = cluster.nodes.iter().map(|n| n.core.as_ref().unwrap().status().pending).collect();
+    for (i, n) in cluster.nodes.iter().enumerate() {
+        for (_, p) in n.core.as_ref().unwrap().pool.iter().take(3) {
+            eprintln!("{i}: {:?} slot {:?} since {} now {} waiters {} spread {:?} core {:?} complained {:?} head {} work {:?}", p.checked.submission.ids().collect::<Vec<_>>(), p.slot, p.since, cluster.time, p.waiters.len(), p.spread, n.core.as_ref().unwrap().status(), n.core.as_ref().unwrap().complained, n.core.as_ref().unwrap().head(), n.core.as_ref().unwrap().timers);
+        }
+    }
+    assert!(pending.iter().all(|p| *p == 0), "seed {seed}: still pending {pending:?}");
+    cluster.views_entered
+}
+
+#[test]
+fn chaos_by_seed() {
+    let range = std::env::var("EXOFED_CHAOS_SEEDS").ok().and_then(|s| s.split_once("..").map(|(a, b)| a.parse().unwrap()..b.parse().unwrap())).unwrap_or(0..20);
+    let entered: u64 = range.map(chaos).sum();
+    assert!(entered > 0, "view changes were reached");
+}
