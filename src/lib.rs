@@ -4,6 +4,7 @@
 //! [`types::StateUpdate`]s, and each appends every committed update to its log with the proof that a Byzantine quorum signed.
 //! `ARCHITECTURE.md` is the map of the modules and says what must never be.
 
-pub mod crypto;
 pub mod consensus;
+pub mod crypto;
+pub mod proof;
 pub mod types;
