@@ -4,7 +4,19 @@
 //! [`types::StateUpdate`]s, and each appends every committed update to its log with the proof that a Byzantine quorum signed.
 //! `ARCHITECTURE.md` is the map of the modules and says what must never be.
 
+pub mod audit;
+pub mod cli;
+pub mod client;
+pub mod config;
 pub mod consensus;
 pub mod crypto;
+mod error;
+pub mod journal;
+pub mod net;
+pub mod node;
 pub mod proof;
+pub mod recovery;
+pub mod store;
 pub mod types;
+
+pub use error::FederationError;

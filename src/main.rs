@@ -1,1 +1,5 @@
-fn main() {}
+//! The `exofed` program.
+
+fn main() -> std::process::ExitCode {
+    exo_federation::cli::run()
+}

@@ -60,7 +60,7 @@ impl Replica {
             return;
         }
         if !self.bodies.contains_key(&(header.slot, certificate.digest)) {
-            self.record(Record::Body { header: header.clone(), body: body.clone(), before_vote: false });
+            self.record(Record::Body { header: header.clone(), body: body.clone() });
         }
         self.commit(certificate, header, body);
     }
@@ -90,7 +90,7 @@ impl Replica {
         let (slot, digest) = (header.slot, header.digest());
         let chosen = self.slots.get(&slot).and_then(|s| s.accepted.as_ref()).is_some_and(|a| a.digest == digest);
         if chosen && slot > self.tip.slot && !self.bodies.contains_key(&(slot, digest)) {
-            self.record(Record::Body { header, body, before_vote: true });
+            self.record(Record::Body { header, body });
         }
     }
 }

@@ -34,7 +34,7 @@ mod tests;
 
 pub use duplicates::DuplicateTable;
 pub use pool::{Ticket, Waiter};
-pub use record::{Part, Record, RecordError, body_of_frame, kind};
+pub use record::{Part, Record, RecordError, batch_of_frame, kind};
 pub use safety::{Safety, SafetyError};
 pub use state::{CoreStatus, Replica, Tip};
 pub use verify::{Checked, CheckedBatch, CheckedBody, CheckedProposal, CheckedSubmission, Refusal, Verified, Verifier};

@@ -28,8 +28,6 @@ pub enum Record {
         header: Header,
         /// The body.
         body: CheckedBody,
-        /// Whether a vote waits for it.
-        before_vote: bool,
     },
     /// A batch is committed.
     Committed(CommitCertificate),
@@ -57,16 +55,10 @@ pub enum Part {
     Votes,
 }
 
+/// A batch as the segments hold it: header and body, and who proposed it when, unless it came apart from its proposal.
 #[derive(Encode, Decode)]
-struct StoredProposal {
-    view: View,
-    header: Header,
-    signature: Signature,
-    body: Arc<Body>,
-}
-
-#[derive(Encode, Decode)]
-struct StoredBody {
+struct StoredBatch {
+    proposed: Option<(View, Signature)>,
     header: Header,
     body: Arc<Body>,
 }
@@ -121,7 +113,7 @@ impl Record {
     /// again from any peer, and a stable checkpoint only frees memory.
     #[must_use]
     pub fn must_sync(&self) -> bool {
-        !matches!(self, Self::Committed(_) | Self::Stable(_) | Self::Body { before_vote: false, .. })
+        !matches!(self, Self::Committed(_) | Self::Stable(_))
     }
 
     /// The slot it is about; 0 for those about a view.
@@ -142,10 +134,9 @@ impl Record {
     pub fn to_frame(&self) -> Result<(u8, Vec<u8>), CodecError> {
         Ok(match self {
             Self::Proposal { view, header, signature, body } => {
-                let stored = StoredProposal { view: *view, header: header.clone(), signature: *signature, body: body.body.clone() };
-                (kind::PROPOSAL, encode(&stored)?)
+                (kind::PROPOSAL, encode(&StoredBatch { proposed: Some((*view, *signature)), header: header.clone(), body: body.body.clone() })?)
             }
-            Self::Body { header, body, .. } => (kind::BODY, encode(&StoredBody { header: header.clone(), body: body.body.clone() })?),
+            Self::Body { header, body } => (kind::BODY, encode(&StoredBatch { proposed: None, header: header.clone(), body: body.body.clone() })?),
             Self::Committed(certificate) => (kind::COMMITTED, encode(certificate)?),
             Self::Prepared(certificate) => (kind::PREPARED, encode(certificate)?),
             Self::ViewChange(change) => (kind::VIEW_CHANGE, encode(change)?),
@@ -162,15 +153,13 @@ impl Record {
     pub fn from_frame(federation: &Federation, kind: u8, payload: &[u8]) -> Result<Self, RecordError> {
         let codec = |error| RecordError::Codec { kind, error };
         Ok(match kind {
-            kind::PROPOSAL => {
-                let StoredProposal { view, header, signature, body } = decode(payload).map_err(codec)?;
+            kind::PROPOSAL | kind::BODY => {
+                let StoredBatch { proposed, header, body } = decode(payload).map_err(codec)?;
                 let body = CheckedBody::compute(federation, body, header.first_sequence);
-                Self::Proposal { view, header, signature, body }
-            }
-            kind::BODY => {
-                let StoredBody { header, body } = decode(payload).map_err(codec)?;
-                let body = CheckedBody::compute(federation, body, header.first_sequence);
-                Self::Body { header, body, before_vote: true }
+                match proposed {
+                    Some((view, signature)) => Self::Proposal { view, header, signature, body },
+                    None => Self::Body { header, body },
+                }
             }
             kind::COMMITTED => Self::Committed(decode(payload).map_err(codec)?),
             kind::PREPARED => Self::Prepared(decode(payload).map_err(codec)?),
@@ -183,15 +172,10 @@ impl Record {
     }
 }
 
-/// Reads header and body of a proposal or body frame without hashing anything; `None` for other kinds. For whoever serves a body by its place.
+/// Reads header and body of a proposal or body frame without hashing anything: for whoever serves a body by its place.
 ///
 /// # Errors
-/// [`RecordError`].
-pub fn body_of_frame(kind: u8, payload: &[u8]) -> Result<Option<(Header, Arc<Body>)>, RecordError> {
-    let codec = |error| RecordError::Codec { kind, error };
-    Ok(match kind {
-        kind::PROPOSAL => decode::<StoredProposal>(payload).map(|p| Some((p.header, p.body))).map_err(codec)?,
-        kind::BODY => decode::<StoredBody>(payload).map(|b| Some((b.header, b.body))).map_err(codec)?,
-        _ => None,
-    })
+/// [`CodecError`].
+pub fn batch_of_frame(payload: &[u8]) -> Result<(Header, Arc<Body>), CodecError> {
+    decode::<StoredBatch>(payload).map(|stored| (stored.header, stored.body))
 }

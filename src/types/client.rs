@@ -191,7 +191,7 @@ pub struct ReplicaStatus {
     pub evidence: u64,
     /// Messages refused since it started.
     pub refused: u64,
-    /// What its start replayed: batches read back from the journal into log and protocol.
+    /// What its start replayed: journal records, into the protocol.
     pub replayed: u64,
     /// How long its start took, ms.
     pub recovery_millis: u64,

@@ -1,0 +1,130 @@
+//! The command line: `exofed`.
+//!
+//! Answers go to stdout, progress and logs to stderr. With `--json` stdout holds exactly one JSON document, or one a line for streams. The exit
+//! code is 0 only if what was asked is true.
+
+mod audit;
+mod demo;
+mod init;
+mod log;
+mod proof;
+mod recover;
+mod serve;
+mod status;
+mod submit;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::client::Client;
+use crate::config::ClientFile;
+use crate::error::FederationError;
+
+/// What a command ends with: whether what was asked is true, or why it could not be told.
+pub(crate) type Verdict = Result<bool, Problem>;
+
+/// A message for the person at the terminal.
+#[derive(Debug)]
+pub(crate) struct Problem(pub(crate) String);
+
+impl<E: std::error::Error> From<E> for Problem {
+    fn from(error: E) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// A Byzantine-fault-tolerant, durable, replicated log with a proof for every entry.
+///
+/// Members of a federation who do not fully trust each other run one replica each. They agree on the order of updates, and anyone who holds the
+/// federation's public genesis can check every entry offline. Start with: exofed demo
+#[derive(Parser)]
+#[command(name = "exofed", version, propagate_version = true, max_term_width = 120)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Demo(demo::Demo),
+    Init(init::Init),
+    Serve(serve::Serve),
+    Submit(submit::Submit),
+    Status(status::Status),
+    Log(log::Log),
+    Proof(proof::Proof),
+    Verify(proof::Verify),
+    Audit(audit::Audit),
+    Recover(recover::Recover),
+}
+
+/// Where a client finds its federation and key.
+#[derive(clap::Args, Clone)]
+pub(crate) struct ClientArgs {
+    /// The client's configuration, as `exofed init` writes it (client.toml).
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+impl ClientArgs {
+    fn client(&self) -> Result<Client, FederationError> {
+        ClientFile::load(&self.config).map(Client::new).map_err(|e| FederationError::Stopped(e.to_string()))
+    }
+}
+
+/// Runs the program.
+#[must_use]
+pub fn run() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("EXOFED_LOG").unwrap_or_else(|_| "warn,exo_federation=info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("exofed: the runtime cannot be started: {error}");
+            return ExitCode::from(3);
+        }
+    };
+    let verdict = runtime.block_on(dispatch(arguments.command));
+    // A read from a terminal may still be blocked; it must not keep the program alive.
+    runtime.shutdown_timeout(std::time::Duration::from_millis(100));
+    match verdict {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(Problem(message)) => {
+            eprintln!("exofed: {message}");
+            ExitCode::from(3)
+        }
+    }
+}
+
+async fn dispatch(command: Command) -> Verdict {
+    match command {
+        Command::Demo(demo) => demo.run().await,
+        Command::Init(init) => init.run(),
+        Command::Serve(serve) => serve.run().await,
+        Command::Submit(submit) => submit.run().await,
+        Command::Status(status) => status.run().await,
+        Command::Log(log) => log.run().await,
+        Command::Proof(proof) => proof.run().await,
+        Command::Verify(verify) => verify.run(),
+        Command::Audit(audit) => audit.run(),
+        Command::Recover(recover) => recover.run(),
+    }
+}
+
+/// Prints a line to stdout; a closed pipe ends the program quietly, as `head` expects.
+pub(crate) fn print_line(line: &str) -> Result<(), Problem> {
+    use std::io::Write as _;
+    match writeln!(std::io::stdout().lock(), "{line}") {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        result => Ok(result?),
+    }
+}
+
+/// Prints one JSON document.
+pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<(), Problem> {
+    print_line(&serde_json::to_string(value)?)
+}

@@ -1,0 +1,63 @@
+//! `exofed serve`: one replica in the foreground.
+
+use std::path::PathBuf;
+
+use tokio::io::AsyncReadExt as _;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Verdict, print_line};
+use crate::config::ReplicaFile;
+use crate::node::Node;
+
+/// Run one replica in the foreground.
+///
+/// Recovers from its data directory, prints a line when it is ready, and stops in order on SIGTERM or Ctrl-C. Logs go to stderr; set EXOFED_LOG
+/// (for example EXOFED_LOG=debug) for more.
+#[derive(clap::Args)]
+pub(crate) struct Serve {
+    /// The replica's configuration, as `exofed init` writes it.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Stop when standard input ends: for a parent that must not leave replicas behind.
+    #[arg(long, hide = true)]
+    until_stdin_ends: bool,
+}
+
+impl Serve {
+    pub(crate) async fn run(self) -> Verdict {
+        let config = ReplicaFile::load(&self.config)?;
+        let peer = config.federation.peer(config.me).cloned();
+        let peer = peer.map_or_else(String::new, |p| p.to_string());
+        let mut terminate = signal(SignalKind::terminate())?;
+        let node = Node::start(config, None).await?;
+        let report = node.report();
+        let (head, replayed, millis) = (report.log_head, report.replayed, report.millis);
+        for damaged in &report.damaged {
+            tracing::warn!("found damaged: {damaged}");
+        }
+        if let Some(reason) = &report.suspect {
+            tracing::error!("suspect: this replica serves what it has and does not vote: {reason}");
+        }
+        print_line(&format!("{peer} ready at {}: log head {head}, {replayed} records replayed, recovered in {millis} ms", node.local_addr()))?;
+        let failed = tokio::select! {
+            reason = node.failed() => Some(reason),
+            _ = terminate.recv() => None,
+            _ = tokio::signal::ctrl_c() => None,
+            () = stdin_ends(self.until_stdin_ends) => None,
+        };
+        if let Some(reason) = &failed {
+            tracing::error!("{peer} stops: {reason}");
+        }
+        node.stop().await?;
+        Ok(failed.is_none())
+    }
+}
+
+async fn stdin_ends(wanted: bool) {
+    if !wanted {
+        std::future::pending::<()>().await;
+    }
+    let mut sink = [0; 256];
+    let mut stdin = tokio::io::stdin();
+    while stdin.read(&mut sink).await.is_ok_and(|read| read > 0) {}
+}

@@ -1,0 +1,401 @@
+//! The segments: listing them, walking over their frames, and writing them.
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
+
+use super::disk::{Disk, open_rw, reserve, sync_dir, write_synced, zero_pages};
+use super::error::{Damage, DamageKind, IoContext, JournalError, Operation};
+use super::frame::{FORMAT_VERSION, FRAME_HEADER, Frame, HEADER_FRAME, Header, Locator, MARK_FRAME, StreamKind, push_frame, push_mark};
+use super::page::{GroupBuilder, PAYLOAD, PageFound, PagePlace};
+use super::report::JournalOptions;
+use super::scan::{Expectation, FrameScan, PageSource, Tail};
+
+/// The directory of the segments within the journal's.
+pub(super) fn segments_dir(dir: &Path) -> PathBuf {
+    dir.join("segments")
+}
+
+/// The path of segment `number`.
+pub(super) fn segment_path(dir: &Path, number: u64) -> PathBuf {
+    segments_dir(dir).join(format!("{number:020}.seg"))
+}
+
+/// The numbers of the segments in the directory, ascending. A missing directory holds none; other names are ignored.
+pub(super) fn list(dir: &Path) -> Result<Vec<u64>, JournalError> {
+    let segments = segments_dir(dir);
+    let entries = match fs::read_dir(&segments) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.during(Operation::List, &segments)?,
+    };
+    let mut numbers = Vec::new();
+    for entry in entries {
+        let name = entry.during(Operation::List, &segments)?.file_name();
+        let number = name.to_str().and_then(|name| name.strip_suffix(".seg")).filter(|digits| digits.len() == 20);
+        numbers.extend(number.and_then(|digits| digits.parse::<u64>().ok()).filter(|number| *number > 0));
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// The header of segment `number`, if its first page is whole; reads that page only.
+pub(super) fn peek_header(dir: &Path, number: u64) -> Option<Header> {
+    let (mut source, _) = PageSource::open(&segment_path(dir, number), StreamKind::Segments).ok()?;
+    if source.pages() == 0 {
+        return None;
+    }
+    let (found, bytes) = source.page(0);
+    let PageFound::Whole(PagePlace { lap, group: 1, index: 0, .. }) = found else { return None };
+    Header::at_start(bytes.get(..PAYLOAD)?).filter(|header| lap == number && header.number == number)
+}
+
+/// The segments from the newest one whose earlier segments hold no tag above `base`; all without a base.
+/// A segment without a readable header is never the start, so its damage is met, not skipped.
+pub(super) fn from_base(dir: &Path, numbers: &[u64], base: Option<u64>) -> Vec<u64> {
+    let starts = |number: &&u64| {
+        base.is_some_and(|base| peek_header(dir, **number).is_some_and(|header| header.max_tag_before <= base))
+    };
+    let start = numbers.iter().rev().find(starts).copied().unwrap_or(0);
+    numbers.iter().copied().filter(|number| *number >= start).collect()
+}
+
+/// Walks over the frames of several segments in order, memory bounded by one group.
+pub(super) struct SegmentWalk {
+    dir: PathBuf,
+    files: VecDeque<u64>,
+    expected: Expectation,
+    current: Option<FrameScan>,
+    pending: VecDeque<Result<Frame, Damage>>,
+    previous: Option<u64>,
+    header_seen: bool,
+    /// Segments begun.
+    pub(super) segments: u64,
+    /// Records yielded.
+    pub(super) frames: u64,
+    /// The last record of the stream.
+    pub(super) last_lsn: u64,
+    /// The highest tag.
+    pub(super) max_tag: u64,
+    /// The last record of the votes that the segments say was durable.
+    pub(super) mark: u64,
+    /// Where the last segment ends, and its pages.
+    pub(super) end: Option<(Tail, u32)>,
+}
+
+impl SegmentWalk {
+    /// `expected.lap` is set per file.
+    pub(super) fn new(dir: &Path, files: Vec<u64>, expected: Expectation) -> Self {
+        Self {
+            dir: dir.to_path_buf(),
+            files: files.into(),
+            expected,
+            current: None,
+            pending: VecDeque::new(),
+            previous: None,
+            header_seen: false,
+            segments: 0,
+            frames: 0,
+            last_lsn: 0,
+            max_tag: 0,
+            mark: 0,
+            end: None,
+        }
+    }
+
+    /// The next frame or damaged place.
+    pub(super) fn step(&mut self) -> Option<Result<Frame, Damage>> {
+        loop {
+            if let Some(item) = self.pending.pop_front() {
+                self.frames += u64::from(item.is_ok());
+                return Some(item);
+            }
+            let Some(mut scan) = self.current.take() else {
+                let number = self.files.pop_front()?;
+                self.begin(number);
+                continue;
+            };
+            let item = scan.next();
+            // A lost end of the segment before is reported before the frames that follow it.
+            self.meet_header(&scan);
+            match item {
+                Some(item) => {
+                    self.pending.push_back(item);
+                    self.current = Some(scan);
+                }
+                None => self.finish(scan),
+            }
+        }
+    }
+
+    fn begin(&mut self, number: u64) {
+        let missing = self.previous.map(|previous| previous.saturating_add(1)).filter(|next| *next < number);
+        if let Some(missing) = missing {
+            let file = segment_path(&self.dir, missing);
+            self.pending.push_back(Err(Damage { stream: StreamKind::Segments, file, page: None, kind: DamageKind::MissingFile }));
+        }
+        // Without the segment before, there is nothing to compare this one's beginning with.
+        let linked = self.previous.is_some() && missing.is_none();
+        self.segments += 1;
+        self.previous = Some(number);
+        self.header_seen = !linked;
+        match FrameScan::open(&segment_path(&self.dir, number), Expectation { lap: number, ..self.expected }) {
+            Ok(mut scan) => {
+                scan.last_lsn = self.last_lsn;
+                self.current = Some(scan);
+            }
+            Err(damage) => {
+                self.pending.push_back(Err(damage));
+                self.end = None;
+            }
+        }
+    }
+
+    /// Compares what a segment says of the one before with what was found there.
+    fn meet_header(&mut self, scan: &FrameScan) {
+        let Some(header) = scan.header.filter(|_| !self.header_seen) else { return };
+        self.header_seen = true;
+        if header.last_lsn_before > self.last_lsn {
+            let file = segment_path(&self.dir, header.number.saturating_sub(1));
+            let kind = DamageKind::LostRecords { expected: header.last_lsn_before, found: self.last_lsn };
+            self.pending.push_back(Err(Damage { stream: StreamKind::Segments, file, page: None, kind }));
+        }
+    }
+
+    fn finish(&mut self, scan: FrameScan) {
+        self.last_lsn = self.last_lsn.max(scan.last_lsn);
+        self.max_tag = self.max_tag.max(scan.max_tag);
+        self.mark = self.mark.max(scan.mark);
+        let Some(tail) = scan.tail.clone() else { return };
+        if !self.files.is_empty() {
+            let damage = |page, kind| Damage { stream: StreamKind::Segments, file: scan.path().to_path_buf(), page, kind };
+            if !tail.torn.is_empty() {
+                self.pending.push_back(Err(damage(Some(tail.page), DamageKind::TornInside { group: tail.group })));
+            } else if scan.header.is_none() && !scan.damaged {
+                self.pending.push_back(Err(damage(Some(0), DamageKind::NoHeader)));
+            }
+        }
+        self.end = Some((tail, scan.pages()));
+    }
+}
+
+/// The next segment, being prepared by a thread of its own.
+struct Preparation {
+    number: u64,
+    pages: u32,
+    path: PathBuf,
+    thread: JoinHandle<Result<File, JournalError>>,
+}
+
+impl Preparation {
+    fn start(path: PathBuf, number: u64, pages: u32) -> Result<Self, JournalError> {
+        let target = path.clone();
+        let builder = thread::Builder::new().name("journal-segment".to_owned());
+        let thread = builder.spawn(move || reserve(&target, pages)).during(Operation::Allocate, &path)?;
+        Ok(Self { number, pages, path, thread })
+    }
+
+    fn wait(self) -> Result<File, JournalError> {
+        self.thread.join().map_err(|_| JournalError::Preparation { path: self.path })?
+    }
+}
+
+/// Appends to the newest segment.
+pub(super) struct SegmentWriter {
+    dir: PathBuf,
+    federation_id: [u8; 32],
+    segment_pages: u32,
+    number: u64,
+    path: PathBuf,
+    file: File,
+    pages: u32,
+    next_page: u32,
+    next_group: u32,
+    builder: GroupBuilder,
+    last_lsn: u64,
+    synced_lsn: u64,
+    max_tag: u64,
+    preparation: Option<Preparation>,
+    begun: u64,
+}
+
+impl SegmentWriter {
+    /// Goes on where `walk` (which has reached its end) found the last segment to end and cuts a torn group. If the
+    /// segments are not `intact` they are left as they are and the next one is begun.
+    pub(super) fn resume(
+        disk: &dyn Disk,
+        dir: &Path,
+        federation_id: [u8; 32],
+        options: &JournalOptions,
+        walk: &SegmentWalk,
+        intact: bool,
+        last_lsn: u64,
+    ) -> Result<Self, JournalError> {
+        discard_preparations(dir)?;
+        let segment_pages = options.segment_pages();
+        let newest = walk.previous.unwrap_or(0);
+        let usable = walk.end.as_ref().filter(|_| intact);
+        let (number, path, file, pages, tail) = match usable {
+            Some((tail, pages)) => {
+                let path = segment_path(dir, newest);
+                let file = open_rw(&path)?;
+                zero_pages(disk, &file, &path, &tail.torn)?;
+                (newest, path, file, *pages, tail.clone())
+            }
+            None => {
+                let number = newest.checked_add(1).ok_or(JournalError::Exhausted { what: "segment" })?;
+                let path = segment_path(dir, number);
+                let file = reserve(&path.with_added_extension("tmp"), segment_pages)?;
+                put_in_place(dir, &path)?;
+                (number, path, file, segment_pages, Tail { page: 0, group: 1, torn: Vec::new() })
+            }
+        };
+        Ok(Self {
+            dir: dir.to_path_buf(),
+            federation_id,
+            segment_pages,
+            number,
+            path,
+            file,
+            pages,
+            next_page: tail.page,
+            next_group: tail.group,
+            builder: GroupBuilder::default(),
+            last_lsn,
+            synced_lsn: last_lsn,
+            max_tag: walk.max_tag,
+            preparation: None,
+            begun: 0,
+        })
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.builder.is_empty()
+    }
+
+    pub(super) const fn synced_lsn(&self) -> u64 {
+        self.synced_lsn
+    }
+
+    pub(super) const fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(super) const fn begun(&self) -> u64 {
+        self.begun
+    }
+
+    /// Whether `record` payload bytes still fit this segment with the frames around them.
+    fn fits(&self, record: usize) -> bool {
+        let header = if self.builder.is_empty() && self.next_page == 0 { HEADER_FRAME } else { 0 };
+        let pages = self.builder.pages_with(header + record + MARK_FRAME);
+        pages <= self.pages.saturating_sub(self.next_page) as usize
+    }
+
+    /// Whether the record can only be appended after `flush`.
+    pub(super) fn needs_flush(&self, payload: usize) -> bool {
+        !self.builder.is_empty() && !self.fits(FRAME_HEADER + payload)
+    }
+
+    /// Appends a record to the open group, which `needs_flush` has said to be possible.
+    pub(super) fn append(&mut self, kind: u8, tag: u64, lsn: u64, payload: &[u8]) -> Result<Locator, JournalError> {
+        if !self.fits(FRAME_HEADER + payload.len()) {
+            self.roll(FRAME_HEADER + payload.len())?;
+        }
+        if self.builder.is_empty() && self.next_page == 0 {
+            self.header(lsn).push(&mut self.builder);
+        }
+        let offset = self.builder.payload().saturating_add(FRAME_HEADER);
+        push_frame(&mut self.builder, kind, lsn, tag, payload);
+        self.last_lsn = lsn;
+        self.max_tag = self.max_tag.max(tag);
+        // A group fits its file and a file has at most 1 GiB, so both fit a u32.
+        Ok(Locator { segment: self.number, page: self.next_page, offset: offset as u32, len: payload.len() as u32 })
+    }
+
+    const fn header(&self, first_lsn: u64) -> Header {
+        Header {
+            version: FORMAT_VERSION,
+            federation_id: self.federation_id,
+            number: self.number,
+            pages: self.pages,
+            first_lsn,
+            last_lsn_before: self.last_lsn,
+            max_tag_before: self.max_tag,
+        }
+    }
+
+    /// Begins the next segment, large enough for one record; an unused segment that is too small is replaced.
+    fn roll(&mut self, record: usize) -> Result<(), JournalError> {
+        let needed = (HEADER_FRAME + record + MARK_FRAME).div_ceil(PAYLOAD) as u32;
+        let step = u64::from(self.next_page > 0);
+        let number = self.number.checked_add(step).ok_or(JournalError::Exhausted { what: "segment" })?;
+        let pages = needed.max(self.segment_pages);
+        let path = segment_path(&self.dir, number);
+        let prepared = match self.preparation.take() {
+            Some(preparation) => {
+                let (its, size) = (preparation.number, preparation.pages);
+                let file = preparation.wait()?;
+                (its == number && size == pages).then_some(file)
+            }
+            None => None,
+        };
+        self.file = match prepared {
+            Some(file) => file,
+            None => reserve(&path.with_added_extension("tmp"), pages)?,
+        };
+        put_in_place(&self.dir, &path)?;
+        (self.number, self.path, self.pages) = (number, path, pages);
+        (self.next_page, self.next_group) = (0, 1);
+        self.begun += 1;
+        Ok(())
+    }
+
+    /// Writes the open group and makes it durable; returns its bytes. `votes_synced` is the last durable vote record.
+    pub(super) fn flush(&mut self, disk: &dyn Disk, votes_synced: u64) -> Result<u64, JournalError> {
+        let mut group = std::mem::take(&mut self.builder);
+        push_mark(&mut group, votes_synced);
+        let count = group.pages_with(0) as u32;
+        let bytes = group.seal(StreamKind::Segments, self.number, self.next_group, self.next_page);
+        write_synced(disk, &self.file, &self.path, &bytes, self.next_page)?;
+        self.next_page += count;
+        self.next_group = self.next_group.checked_add(1).ok_or(JournalError::Exhausted { what: "group" })?;
+        self.synced_lsn = self.last_lsn;
+        if self.preparation.is_none() {
+            let next = self.number.saturating_add(1);
+            let path = segment_path(&self.dir, next).with_added_extension("tmp");
+            self.preparation = Some(Preparation::start(path, next, self.segment_pages)?);
+        }
+        Ok(bytes.len() as u64)
+    }
+}
+
+impl Drop for SegmentWriter {
+    /// Nothing of this writer may still touch the directory once it is closed.
+    fn drop(&mut self) {
+        if let Some(preparation) = self.preparation.take() {
+            // A file that could not be prepared is not needed any more.
+            let _ = preparation.wait();
+        }
+    }
+}
+
+/// Gives a prepared segment its name, durably.
+fn put_in_place(dir: &Path, path: &Path) -> Result<(), JournalError> {
+    fs::rename(path.with_added_extension("tmp"), path).during(Operation::Rename, path)?;
+    sync_dir(&segments_dir(dir))
+}
+
+/// Removes segments that were prepared and never used, whatever their size.
+fn discard_preparations(dir: &Path) -> Result<(), JournalError> {
+    let segments = segments_dir(dir);
+    fs::create_dir_all(&segments).during(Operation::Open, &segments)?;
+    for entry in fs::read_dir(&segments).during(Operation::List, &segments)? {
+        let path = entry.during(Operation::List, &segments)?.path();
+        if path.to_str().is_some_and(|name| name.ends_with(".seg.tmp")) {
+            fs::remove_file(&path).during(Operation::Remove, &path)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,123 @@
+//! Reading what is committed: the log's rows, and the bodies that lie in segments.
+
+use std::sync::Arc;
+
+use crate::consensus::CheckedBody;
+use crate::journal::JournalReader;
+use crate::recovery::{BodyProblem, body_of};
+use crate::store::{StoreError, StoreReader, StoredBatch};
+use crate::types::{BatchRange, CommittedBatch, Federation, LogQuery, ProofAnswer, ProofQuery, Sequence, Submission};
+
+/// Why something committed could not be read. Damage is named and never served.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    /// The log.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A body.
+    #[error("the body of slot {slot}: {problem}")]
+    Body {
+        /// Which.
+        slot: u64,
+        /// What is wrong.
+        problem: BodyProblem,
+    },
+}
+
+/// The committed history of one replica, for reading beside the writer.
+#[derive(Clone)]
+pub struct Archive {
+    federation: Arc<Federation>,
+    rows: StoreReader,
+    bodies: JournalReader,
+    max_bytes: u64,
+}
+
+impl Archive {
+    /// A reader of a log and its journal. One answer holds about `max_bytes`.
+    #[must_use]
+    pub fn new(federation: Arc<Federation>, rows: StoreReader, bodies: JournalReader, max_bytes: u64) -> Self {
+        Self { federation, rows, bodies, max_bytes }
+    }
+
+    /// The last sequence number.
+    #[must_use]
+    pub fn head(&self) -> Sequence {
+        self.rows.head_sequence()
+    }
+
+    fn batch(&self, row: StoredBatch) -> Result<CommittedBatch, ArchiveError> {
+        let body = body_of(&self.bodies, &row).map_err(|problem| ArchiveError::Body { slot: row.header.slot, problem })?;
+        Ok(CommittedBatch { header: row.header, body, certificate: row.certificate })
+    }
+
+    /// The batches that a query asks for, from its start up to about its bytes; at least one if there is one.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub fn batches(&self, query: LogQuery) -> Result<BatchRange, ArchiveError> {
+        let (first, max_bytes) = match query {
+            LogQuery::FromSequence { sequence, max_bytes, .. } => (Some(sequence), max_bytes),
+            LogQuery::FromSlot { slot, max_bytes } => (self.rows.row_at_slot(slot)?.map(|row| row.header.first_sequence), max_bytes),
+        };
+        let max_bytes = max_bytes.min(self.max_bytes);
+        let (mut batches, mut bytes) = (Vec::new(), 0);
+        for row in first.into_iter().flat_map(|first| self.rows.rows_from_sequence(first)) {
+            let batch = self.batch(row?)?;
+            bytes += batch.body.encoded_bytes() + 1_024;
+            if bytes > max_bytes && !batches.is_empty() {
+                break;
+            }
+            batches.push(batch);
+        }
+        Ok(BatchRange { batches, head: self.head() })
+    }
+
+    /// The proof that a query asks for; `None` if the log holds no such update.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub fn proof(&self, query: &ProofQuery) -> Result<Option<ProofAnswer>, ArchiveError> {
+        match query {
+            ProofQuery::Sequence(sequence) => self.proof_at(*sequence, |_| true),
+            ProofQuery::Id { update_id, author } => {
+                for sequence in self.rows.lookup(update_id) {
+                    let found = self.proof_at(sequence, |leaf| leaf.update_id == *update_id && author.is_none_or(|a| a == leaf.author))?;
+                    if found.is_some() {
+                        return Ok(found);
+                    }
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    fn proof_at(&self, sequence: Sequence, wanted: impl Fn(&crate::types::Leaf) -> bool) -> Result<Option<ProofAnswer>, ArchiveError> {
+        let Some(row) = self.rows.row_at_sequence(sequence)? else { return Ok(None) };
+        let batch = self.batch(row)?;
+        let checked = CheckedBody::compute(&self.federation, batch.body.clone(), batch.header.first_sequence);
+        let leaves = batch.body.leaves(&checked.digests, batch.header.first_sequence);
+        let at = usize::try_from(sequence - batch.header.first_sequence).unwrap_or(usize::MAX);
+        let update = batch.body.submissions.iter().flat_map(|s| &s.updates).nth(at);
+        let (Some(leaf), Some(update)) = (leaves.into_iter().nth(at).filter(wanted), update) else { return Ok(None) };
+        let path = self.rows.prove(sequence, leaf.hash(), &batch.header)?;
+        let opening = Some((update.salt, update.update.data.clone()));
+        Ok(Some(ProofAnswer { leaf, path, header: batch.header, certificate: batch.certificate, opening }))
+    }
+
+    /// Where every update of a submission was committed with the same payload, however long ago; `None` if one was not.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub fn committed_before(&self, submission: &Submission) -> Result<Option<Vec<Sequence>>, ArchiveError> {
+        let mut places = Vec::new();
+        for submitted in &submission.updates {
+            let query = ProofQuery::Id { update_id: submitted.update.update_id.clone(), author: Some(submission.author) };
+            match self.proof(&query)? {
+                Some(answer) if answer.leaf.data_digest == submitted.data_digest() => places.push(answer.leaf.sequence),
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some(places))
+    }
+}

@@ -1,0 +1,242 @@
+//! A running replica: threads and timers around the core.
+//!
+//! One thread each for the core, the journal and the log, two that verify what peers send, and tokio for the network. What the core decides
+//! flows one way: core, journal (sync), then peers, clients and the log. Embedders hold a [`Handle`].
+
+mod archive;
+mod catch_up;
+mod driver;
+mod handle;
+mod inbound;
+mod log;
+mod outbox;
+mod service;
+mod shared;
+mod state_machine;
+mod writer;
+
+pub use archive::{Archive, ArchiveError};
+pub use handle::{CommitResult, Handle, Subscription};
+pub use state_machine::{LogEntry, StateMachine};
+
+use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc;
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::consensus::{CoreOptions, Verifier};
+use crate::crypto::ReplicaSecret;
+use crate::error::FederationError;
+use crate::journal::JournalOptions;
+use crate::net::{Inbound, Net, NetIdentity, NetOptions};
+use crate::recovery::{DataDir, Inputs, Recovered, RecoveryReport, recover};
+use crate::store::StoreOptions;
+use crate::types::{Federation, MessageClass, ReplicaIndex};
+use catch_up::CatchUp;
+use driver::{Driver, Input};
+use inbound::Gate;
+use log::LogWriter;
+use outbox::Outbox;
+use service::{Answering, Service};
+use shared::Shared;
+use writer::Writer;
+
+/// How many batches may wait for the log before the journal's thread waits for it.
+const LOG_QUEUE: usize = 1_024;
+
+/// What an operator may set of the node itself. Times in ms, sizes in bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeOptions {
+    /// How long a client may wait for the fate of its submission before it is told "unknown".
+    pub submit_timeout_ms: u64,
+    /// About how many bytes of batches one answer may hold.
+    pub max_answer_bytes: u64,
+}
+
+impl Default for NodeOptions {
+    fn default() -> Self {
+        Self { submit_timeout_ms: 20_000, max_answer_bytes: 16 << 20 }
+    }
+}
+
+/// Everything a replica needs to run.
+pub struct NodeConfig {
+    /// The federation.
+    pub federation: Arc<Federation>,
+    /// Which member this is.
+    pub me: ReplicaIndex,
+    /// Its secret.
+    pub secret: ReplicaSecret,
+    /// Where its data lies.
+    pub data: DataDir,
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Where each member listens, "host:port", by member.
+    pub addresses: Vec<String>,
+    /// The node's options.
+    pub node: NodeOptions,
+    /// The core's.
+    pub core: CoreOptions,
+    /// The journal's.
+    pub journal: JournalOptions,
+    /// The log's.
+    pub store: StoreOptions,
+    /// The transport's.
+    pub net: NetOptions,
+}
+
+/// A replica that runs until it is stopped or fails.
+pub struct Node {
+    handle: Handle,
+    net: Arc<Net>,
+    shared: Arc<Shared>,
+    core: mpsc::Sender<Input>,
+    threads: Vec<JoinHandle<()>>,
+    report: RecoveryReport,
+}
+
+impl Node {
+    /// Recovers a replica from its data and starts it. Its network opens last.
+    ///
+    /// # Errors
+    /// [`FederationError`].
+    pub async fn start(config: NodeConfig, state_machine: Option<Box<dyn StateMachine>>) -> Result<Self, FederationError> {
+        let NodeConfig { federation, me, secret, data, listen, addresses, node, core, journal, store, net } = config;
+        let started = Instant::now();
+        let inputs = Inputs { federation: federation.clone(), me, key: secret.consensus_key(), core, journal, store };
+        let recovered = tokio::task::spawn_blocking(move || recover(&data, inputs)).await.map_err(|e| FederationError::Stopped(e.to_string()))??;
+        let Recovered { core, journal, store, places, report } = recovered;
+        let shared = Arc::new(Shared::new(core.status(), store.head().sequence));
+        let verifier = Arc::new(Verifier::new(federation.clone()));
+        let (core_in, core_inputs) = mpsc::channel();
+        let service = Arc::new(Service {
+            peer: federation.peer(me).cloned().ok_or_else(|| FederationError::Stopped("no such member".into()))?,
+            archive: Archive::new(federation.clone(), store.reader(), journal.reader(), node.max_answer_bytes),
+            federation: federation.clone(),
+            verifier: verifier.clone(),
+            shared: shared.clone(),
+            core: core_in.clone(),
+            started,
+            submit_timeout: Duration::from_millis(node.submit_timeout_ms),
+            report: report.clone(),
+            net: OnceLock::new(),
+        });
+        let (frames_in, frames) = tokio::sync::mpsc::unbounded_channel();
+        let identity = NetIdentity { index: me, transport_key: secret.transport_key() };
+        let answering = Arc::new(Answering(service.clone()));
+        let net = Arc::new(Net::start(federation, identity, listen, addresses, net, frames_in, answering).await?);
+        let _ = service.net.set(Arc::downgrade(&net));
+        let outbox = Outbox { net: net.clone() };
+        let rotate = Arc::new(AtomicBool::new(false));
+        let (writer_in, writer_inputs) = mpsc::channel();
+        let (log_in, log_inputs) = mpsc::sync_channel(LOG_QUEUE);
+        let suspect = report.suspect.is_some();
+        let runtime = tokio::runtime::Handle::current();
+        let catch_up = CatchUp { net: net.clone(), runtime, verifier: verifier.clone(), shared: shared.clone(), core: core_in.clone() };
+        let writer = Writer { journal, shared: shared.clone(), outbox: outbox.clone(), catch_up, log: log_in, rotate: rotate.clone(), places, suspect };
+        let log = LogWriter { store, shared: shared.clone(), core: core_in.clone() };
+        let driver = Driver { core, verifier: verifier.clone(), shared: shared.clone(), outbox, writer: writer_in, rotate, started };
+        let mut threads = gates(frames, &verifier, &shared, &core_in)?;
+        threads.push(thread("log", move || log.run(&log_inputs))?);
+        threads.push(thread("journal", move || writer.run(&writer_inputs))?);
+        threads.push(thread("core", move || driver.run(&core_inputs))?);
+        let handle = Handle { service };
+        if let Some(machine) = state_machine {
+            tokio::spawn(fold(handle.clone(), machine));
+        }
+        Ok(Self { handle, net, shared, core: core_in, threads, report })
+    }
+
+    /// The handle that embedders use.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// What recovery found.
+    #[must_use]
+    pub fn report(&self) -> &RecoveryReport {
+        &self.report
+    }
+
+    /// Where it really listens.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.net.local_addr()
+    }
+
+    /// Waits until the replica fails; gives the reason.
+    pub async fn failed(&self) -> String {
+        let mut stopped = self.shared.stopped();
+        let reason = stopped.wait_for(Option::is_some).await.map(|reason| reason.clone());
+        reason.ok().flatten().unwrap_or_else(|| "the replica ended".to_owned())
+    }
+
+    /// Stops in order: the network, the core, the journal, the log; each syncs what it holds.
+    ///
+    /// # Errors
+    /// The reason, if the replica had failed.
+    pub async fn stop(self) -> Result<(), FederationError> {
+        let Self { handle, net, shared, core, threads, .. } = self;
+        let failed = shared.stopped().borrow().clone();
+        shared.stop("stopped");
+        net.shutdown().await;
+        let _ = core.send(Input::Stop);
+        drop((core, net, handle));
+        let joined = tokio::task::spawn_blocking(move || threads.into_iter().map(JoinHandle::join).all(|r| r.is_ok())).await;
+        match (failed, joined) {
+            (Some(reason), _) => Err(FederationError::Stopped(reason)),
+            (None, Ok(true)) => Ok(()),
+            (None, _) => Err(FederationError::Stopped("a thread of the replica panicked".into())),
+        }
+    }
+}
+
+/// The threads that verify what peers send: one for votes, one for everything heavier.
+fn gates(
+    mut frames: tokio::sync::mpsc::UnboundedReceiver<Inbound>,
+    verifier: &Arc<Verifier>,
+    shared: &Arc<Shared>,
+    core: &mpsc::Sender<Input>,
+) -> Result<Vec<JoinHandle<()>>, FederationError> {
+    let (light_in, light) = mpsc::channel();
+    let (heavy_in, heavy) = mpsc::channel();
+    let gate = || Gate { verifier: verifier.clone(), shared: shared.clone(), core: core.clone() };
+    let (first, second) = (gate(), gate());
+    let threads = vec![thread("verify-votes", move || first.run(&light))?, thread("verify-bodies", move || second.run(&heavy))?];
+    tokio::spawn(async move {
+        // Each peer's budget bounds what can wait here.
+        while let Some(frame) = frames.recv().await {
+            let gate = if frame.class == MessageClass::Votes { &light_in } else { &heavy_in };
+            if gate.send(frame).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(threads)
+}
+
+fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, FederationError> {
+    let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(work);
+    spawned.map_err(|e| FederationError::Stopped(format!("the thread {name} could not be started: {e}")))
+}
+
+/// Feeds the state machine from the log.
+async fn fold(handle: Handle, mut machine: Box<dyn StateMachine>) {
+    let mut updates = handle.subscribe(machine.last_applied() + 1);
+    loop {
+        match updates.next().await {
+            Ok(entry) => machine.apply(&entry),
+            Err(FederationError::Stopped(_)) => return,
+            Err(error) => {
+                tracing::error!(%error, "the state machine waits: the log cannot be read");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}

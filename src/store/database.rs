@@ -1,0 +1,189 @@
+//! sled 0.34.7 under guard: every call that may panic is caught, and what sled does not sync is synced here.
+//!
+//! Its `flush` does not fsync on Linux, so `db` is synced behind each flush; `conf` and the directories once. It answers damage with panics, so
+//! opening and scanning run under `catch_unwind`; a flush runs on a thread of its own with a time limit, because after a panic in sled's IO
+//! thread it never returns. One `insert` a row; no `apply_batch`, no transaction.
+
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use bincode::{Decode, Encode};
+
+use super::error::{Damage, StoreError};
+use crate::types::{decode, encode};
+
+/// The longest row: 17 of them fit a quarter of a segment, so that no page spills into sled's unsynced `blobs/`.
+pub const MAX_ROW_BYTES: usize = 192 << 10;
+const SEGMENT_BYTES: usize = 16 << 20;
+
+/// The trees; each has one kind of key and row.
+#[derive(Clone)]
+pub struct Database {
+    db: sled::Db,
+    dir: PathBuf,
+    /// First sequence number (big-endian) to batch row.
+    pub batches: Tree,
+    /// Name to one value.
+    pub meta: Tree,
+    /// Slot (big-endian) to checkpoint certificate.
+    pub checkpoints: Tree,
+    /// View (big-endian) to when and why it began.
+    pub views: Tree,
+    /// Digest to evidence.
+    pub evidence: Tree,
+}
+
+/// One tree whose rows carry a checksum.
+#[derive(Clone)]
+pub struct Tree {
+    name: &'static str,
+    tree: sled::Tree,
+}
+
+impl Database {
+    /// Opens the database in a directory, which is created if `create`.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if sled refuses or panics.
+    pub fn open(dir: &Path, cache_bytes: u64) -> Result<Self, StoreError> {
+        let opened = guarded(|| {
+            let db = sled::Config::new()
+                .path(dir)
+                .segment_size(SEGMENT_BYTES)
+                .cache_capacity(cache_bytes)
+                .flush_every_ms(Some(500))
+                .mode(sled::Mode::HighThroughput)
+                .open()?;
+            let tree = |name: &'static str| db.open_tree(name).map(|tree| Tree { name, tree });
+            Ok(Self {
+                batches: tree("batches")?,
+                meta: tree("meta")?,
+                checkpoints: tree("checkpoints")?,
+                views: tree("views")?,
+                evidence: tree("evidence")?,
+                dir: dir.to_path_buf(),
+                db,
+            })
+        });
+        let database = opened.map_err(|error| match error {
+            StoreError::Database { message } => StoreError::Damaged(Damage::Database { message }),
+            other => other,
+        })?;
+        sync_file(&dir.join("conf"))?;
+        sync_file(dir)?;
+        Ok(database)
+    }
+
+    /// Flushes and syncs, within a time limit.
+    ///
+    /// # Errors
+    /// [`StoreError::Stuck`], or what sled or the operating system says.
+    pub fn sync(&self, limit_ms: u64) -> Result<(), StoreError> {
+        let (done, wait) = mpsc::sync_channel(1);
+        let db = self.db.clone();
+        std::thread::Builder::new()
+            .name("sled-flush".into())
+            .spawn(move || {
+                let _ = done.send(guarded(|| db.flush().map(|_| ())));
+            })
+            .map_err(|e| StoreError::io(&self.dir, &e))?;
+        wait.recv_timeout(Duration::from_millis(limit_ms)).map_err(|_| StoreError::Stuck { limit_ms })??;
+        sync_file(&self.dir.join("db"))
+    }
+}
+
+impl Tree {
+    /// Writes one row: crc32c of key and value, then the value.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn put<T: Encode>(&self, key: &[u8], value: &T) -> Result<(), StoreError> {
+        let value = encode(value).map_err(|e| StoreError::Database { message: e.to_string() })?;
+        let mut row = Vec::with_capacity(4 + value.len());
+        row.extend_from_slice(&checksum(key, &value).to_le_bytes());
+        row.extend_from_slice(&value);
+        if row.len() > MAX_ROW_BYTES {
+            return Err(StoreError::BodyTooLong { limit: MAX_ROW_BYTES, actual: row.len() });
+        }
+        guarded(|| self.tree.insert(key, row.as_slice()).map(|_| ()))
+    }
+
+    /// Reads one row.
+    ///
+    /// # Errors
+    /// [`Damage::Row`] if its checksum does not fit.
+    pub fn get<T: Decode<()>>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
+        guarded(|| self.tree.get(key))?.map(|row| self.read(key, &row)).transpose()
+    }
+
+    /// The last row at or before a key, or of all.
+    ///
+    /// # Errors
+    /// As [`Tree::get`].
+    pub fn last<T: Decode<()>>(&self, up_to: Option<&[u8]>) -> Result<Option<(u64, T)>, StoreError> {
+        let found = guarded(|| match up_to {
+            Some(key) => self.tree.range(..=key).next_back().transpose(),
+            None => self.tree.last(),
+        })?;
+        found.map(|(key, row)| Ok((number(&key), self.read(&key, &row)?))).transpose()
+    }
+
+    /// The first row at or after a key.
+    ///
+    /// # Errors
+    /// As [`Tree::get`].
+    pub fn first<T: Decode<()>>(&self, from: &[u8]) -> Result<Option<(u64, T)>, StoreError> {
+        let found = guarded(|| self.tree.range(from..).next().transpose())?;
+        found.map(|(key, row)| Ok((number(&key), self.read(&key, &row)?))).transpose()
+    }
+
+    /// Removes the rows from a key on; gives how many.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn remove_from(&self, from: &[u8]) -> Result<u64, StoreError> {
+        let mut removed = 0;
+        while let Some((key, _)) = guarded(|| self.tree.range(from..).next_back().transpose())? {
+            guarded(|| self.tree.remove(&key).map(|_| ()))?;
+            removed += 1;
+        }
+        Ok(removed)
+    }
+
+    fn read<T: Decode<()>>(&self, key: &[u8], row: &[u8]) -> Result<T, StoreError> {
+        let damaged = || StoreError::Damaged(Damage::Row { tree: self.name, sequence: number(key) });
+        let (crc, value) = row.split_at_checked(4).ok_or_else(damaged)?;
+        if crc != checksum(key, value).to_le_bytes() {
+            return Err(damaged());
+        }
+        decode(value).map_err(|_| damaged())
+    }
+}
+
+fn checksum(key: &[u8], value: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(key), value)
+}
+
+/// A key of eight big-endian bytes as a number; other keys are 0.
+fn number(key: &[u8]) -> u64 {
+    key.try_into().map_or(0, u64::from_be_bytes)
+}
+
+fn guarded<T>(work: impl FnOnce() -> sled::Result<T>) -> Result<T, StoreError> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(StoreError::Database { message: error.to_string() }),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+            Err(StoreError::Database { message: text.unwrap_or_else(|| "it panicked".to_owned()) })
+        }
+    }
+}
+
+/// Syncs a file or directory.
+pub fn sync_file(path: &Path) -> Result<(), StoreError> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(|e| StoreError::io(path, &e))
+}

@@ -1,0 +1,175 @@
+//! Reading the log while it grows.
+
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use super::database::Database;
+use super::error::{Damage, StoreError};
+use super::index::Index;
+use super::tiles::Tiles;
+use super::{BatchRow, BodyPlace, Head, StoredBatch, StoredBody, ViewRecord};
+use crate::crypto::Digest;
+use crate::crypto::merkle::{inclusion_path, root_from_path};
+use crate::types::{CheckpointCertificate, Header, Sequence, Slot, UpdateId, View, decode};
+
+/// A reader; cheap to clone, safe beside the writer.
+#[derive(Clone)]
+pub struct StoreReader {
+    database: Database,
+    tiles: Tiles,
+    index: Index,
+    head: Arc<RwLock<Head>>,
+}
+
+impl StoreReader {
+    pub(super) fn new(database: Database, tiles: Tiles, index: Index, head: Arc<RwLock<Head>>) -> Self {
+        Self { database, tiles, index, head }
+    }
+
+    /// The end of the log.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        self.head.read().clone()
+    }
+
+    /// The last sequence number.
+    #[must_use]
+    pub fn head_sequence(&self) -> Sequence {
+        self.head.read().sequence
+    }
+
+    /// The batch that holds an update; `None` beyond the log.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`].
+    pub fn row_at_sequence(&self, sequence: Sequence) -> Result<Option<StoredBatch>, StoreError> {
+        if sequence == 0 || sequence > self.head_sequence() {
+            return Ok(None);
+        }
+        let found = self.database.batches.last::<BatchRow>(Some(&sequence.to_be_bytes()))?;
+        let missing = || StoreError::Damaged(Damage::Row { tree: "batches", sequence });
+        let (_, row) = found.ok_or_else(missing)?;
+        if row.header.last_sequence() < sequence {
+            return Err(missing());
+        }
+        stored(row).map(Some)
+    }
+
+    /// The batch of a slot; `None` beyond the log. Slots rise with sequence numbers, so a binary search finds it.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn row_at_slot(&self, slot: Slot) -> Result<Option<StoredBatch>, StoreError> {
+        let head = self.head();
+        if slot == 0 || slot > head.slot {
+            return Ok(None);
+        }
+        // Every batch has an update, so a slot's first sequence number is not below its number.
+        let (mut low, mut high) = (slot, head.sequence);
+        while low <= high {
+            let middle = low + (high - low) / 2;
+            let Some(row) = self.row_at_sequence(middle)? else { break };
+            match row.header.slot.cmp(&slot) {
+                std::cmp::Ordering::Equal => return Ok(Some(row)),
+                std::cmp::Ordering::Less => low = row.header.last_sequence() + 1,
+                std::cmp::Ordering::Greater => high = row.header.first_sequence.saturating_sub(1),
+            }
+        }
+        Err(StoreError::Damaged(Damage::Gap { slot }))
+    }
+
+    /// The batches from the one that holds `sequence` on, up to the head as it is at each step.
+    pub fn rows_from_sequence(&self, sequence: Sequence) -> impl Iterator<Item = Result<StoredBatch, StoreError>> + use<> {
+        let (reader, mut next) = (self.clone(), Some(sequence.max(1)));
+        std::iter::from_fn(move || {
+            let row = reader.row_at_sequence(next?).transpose()?;
+            next = row.as_ref().ok().map(|r| r.header.last_sequence() + 1);
+            Some(row)
+        })
+    }
+
+    /// The batches from the head back.
+    pub fn rows_backwards(&self) -> impl Iterator<Item = Result<StoredBatch, StoreError>> + use<> {
+        let (reader, mut next) = (self.clone(), Some(self.head_sequence()));
+        std::iter::from_fn(move || {
+            let row = reader.row_at_sequence(next?).transpose()?;
+            next = row.as_ref().ok().map(|r| r.header.first_sequence - 1);
+            Some(row)
+        })
+    }
+
+    /// The inclusion path of an update in the tree of its own batch, checked against the root that the quorum signed.
+    ///
+    /// # Errors
+    /// [`Damage::Merkle`] if the files do not give that root.
+    pub fn prove(&self, sequence: Sequence, leaf: Digest, header: &Header) -> Result<Vec<Digest>, StoreError> {
+        let size = header.last_sequence();
+        let damaged = || StoreError::Damaged(Damage::Merkle { sequence: size });
+        let index = sequence.checked_sub(1).ok_or_else(damaged)?;
+        let path = inclusion_path(&self.tiles, index, size).map_err(|_| damaged())?;
+        if root_from_path(leaf, index, size, &path) == Some(header.log_root) { Ok(path) } else { Err(damaged()) }
+    }
+
+    /// The leaf hashes `[from, from + count)`, unchecked: for an auditor, who compares them.
+    ///
+    /// # Errors
+    /// [`Damage::Merkle`] if the file is too short.
+    pub fn leaf_hashes(&self, from: u64, count: usize) -> Result<Vec<Digest>, StoreError> {
+        self.tiles.leaves(from, count).map_err(|_| StoreError::Damaged(Damage::Merkle { sequence: from + count as u64 }))
+    }
+
+    /// The frontier of the tree's first `size` leaves as the files have it: for an auditor.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn frontier(&self, size: u64) -> Result<crate::crypto::merkle::Frontier, StoreError> {
+        self.tiles.frontier(size).map_err(|_| StoreError::Damaged(Damage::Merkle { sequence: size }))
+    }
+
+    /// The sequence numbers that an id may stand at, newest first; the batch decides.
+    #[must_use]
+    pub fn lookup(&self, id: &UpdateId) -> Vec<Sequence> {
+        self.index.find(id)
+    }
+
+    /// The index files that are damaged: for an auditor.
+    #[must_use]
+    pub fn damaged_index_runs(&self) -> Vec<std::path::PathBuf> {
+        self.index.damaged()
+    }
+
+    /// The newest stable checkpoint kept.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn stable(&self) -> Result<Option<CheckpointCertificate>, StoreError> {
+        Ok(self.database.checkpoints.last(None)?.map(|(_, certificate)| certificate))
+    }
+
+    /// The views kept from one on: number, when, why.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn views_from(&self, view: View) -> Result<Vec<(View, ViewRecord)>, StoreError> {
+        let mut views = Vec::new();
+        let mut from = view;
+        while let Some((view, record)) = self.database.views.first(&from.to_be_bytes())? {
+            views.push((view, record));
+            let Some(next) = view.checked_add(1) else { break };
+            from = next;
+        }
+        Ok(views)
+    }
+}
+
+fn stored(row: BatchRow) -> Result<StoredBatch, StoreError> {
+    let body = match row.body {
+        BodyPlace::Segment(place) => StoredBody::Segment(place),
+        BodyPlace::Inline(bytes) => {
+            let body = decode(&bytes).map_err(|_| StoreError::Damaged(Damage::Row { tree: "batches", sequence: row.header.first_sequence }))?;
+            StoredBody::Inline(Arc::new(body))
+        }
+    };
+    Ok(StoredBatch { header: row.header, certificate: row.certificate, body })
+}
