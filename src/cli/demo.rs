@@ -105,7 +105,11 @@ impl Demo {
         let audits = stage.audit_all(&dir)?;
         let outcome = Outcome { submitted, seconds, fates, statuses, audits, kills: std::mem::take(&mut stage.kills), n: usize::from(self.replicas) };
         let good = outcome.good();
-        if self.json { outcome.print_json(&client, self.replicas)? } else { outcome.print(&client)? }
+        if self.json {
+            outcome.print_json(&client, self.replicas)?
+        } else {
+            outcome.print(&client)?
+        }
         if !self.exit {
             for replica in 0..usize::from(self.replicas) {
                 stage.restart(replica).await?;

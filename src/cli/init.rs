@@ -83,14 +83,20 @@ pub(crate) fn make_federation(dir: &Path, replicas: u16, host: &str, base_port: 
     };
     let federation = Federation::new(genesis.clone())?;
     let ports = ports(host, replicas, base_port)?;
-    let addresses: Vec<(PeerId, String)> = federation.members().iter().zip(&ports).map(|(m, port)| (m.peer.clone(), format!("{host}:{port}"))).collect();
+    let addresses: Vec<(PeerId, String)> =
+        federation.members().iter().zip(&ports).map(|(m, port)| (m.peer.clone(), format!("{host}:{port}"))).collect();
     fs::create_dir_all(dir)?;
     let file = FederationFile { genesis, addresses: addresses.iter().map(|(p, a)| (p.0.clone(), a.clone())).collect() };
     for (secret, (peer, address)) in secrets.iter().zip(&addresses) {
         write_replica(dir, &federation, secret, peer, address)?;
     }
     write_secret(&dir.join("author.key"), &author.seed())?;
-    let client = ClientFile { genesis: "federation.toml".into(), key: "author.key".into(), client: ClientOptions::default(), net: crate::net::NetOptions::default() };
+    let client = ClientFile {
+        genesis: "federation.toml".into(),
+        key: "author.key".into(),
+        client: ClientOptions::default(),
+        net: crate::net::NetOptions::default(),
+    };
     write_new(&dir.join("client.toml"), &minimal(&toml::to_string_pretty(&client)?))?;
     let about = "# The federation's public genesis. Hashed into the federation's id, but for [addresses]: give this file to auditors.\n\n";
     write_new(&dir.join("federation.toml"), &format!("{about}{}", toml::to_string_pretty(&file)?))?;

@@ -13,8 +13,8 @@ use crate::net::{ClientConnection, NetOptions};
 use crate::proof::chain::{AuthorSignatures, check_batch};
 use crate::proof::{CommitProof, verify_receipt};
 use crate::types::{
-    BatchRange, CommittedBatch, Federation, LogQuery, MAX_FRAME_BYTES, ProofQuery, ReplicaStatus, Request, Response, Sequence, StateUpdate, Submission,
-    SubmitOutcome, TimestampMs, UpdateId, decode, encode,
+    BatchRange, CommittedBatch, Federation, LogQuery, MAX_FRAME_BYTES, ProofQuery, ReplicaStatus, Request, Response, Sequence, StateUpdate,
+    Submission, SubmitOutcome, TimestampMs, UpdateId, decode, encode,
 };
 
 /// What became of a submission, as far as it could be verified.
@@ -50,15 +50,7 @@ impl Client {
     pub fn new(loaded: LoadedClient) -> Self {
         let LoadedClient { federation, key, options, net } = loaded;
         let connections = federation.addresses.iter().map(|_| tokio::sync::Mutex::new(None)).collect();
-        Self {
-            federation: federation.federation,
-            addresses: federation.addresses,
-            key,
-            options,
-            net,
-            connections,
-            preferred: AtomicUsize::new(0),
-        }
+        Self { federation: federation.federation, addresses: federation.addresses, key, options, net, connections, preferred: AtomicUsize::new(0) }
     }
 
     /// The federation.
@@ -306,7 +298,8 @@ impl Client {
         for (place, submitted) in places.iter().zip(&submission.updates) {
             let proof = self.proof(&ProofQuery::Sequence(*place)).await?.ok_or_else(mismatch)?;
             let leaf = &proof.leaf;
-            let same = leaf.author == submission.author && leaf.update_id == submitted.update.update_id && leaf.data_digest == submitted.data_digest();
+            let same =
+                leaf.author == submission.author && leaf.update_id == submitted.update.update_id && leaf.data_digest == submitted.data_digest();
             if !same {
                 return Err(mismatch());
             }

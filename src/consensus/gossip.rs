@@ -17,14 +17,7 @@ impl Replica {
     }
 
     fn own_status(&self) -> Status {
-        Status {
-            epoch: 0,
-            view: self.view,
-            changing: self.changing,
-            committed: self.tip.slot,
-            accepted: self.head(),
-            stable: self.stable_slot(),
-        }
+        Status { epoch: 0, view: self.view, changing: self.changing, committed: self.tip.slot, accepted: self.head(), stable: self.stable_slot() }
     }
 
     /// Remembers where a peer stands. Only a peer that did not move since its last status is sent anything again, so a healthy federation

@@ -43,9 +43,7 @@ pub use view_change::choose;
 use serde::{Deserialize, Serialize};
 
 use crate::crypto::merkle::Frontier;
-use crate::types::{
-    Checkpoint, CommitCertificate, ConsensusMessage, Evidence, Header, ReplicaIndex, Slot, SubmitOutcome, TimestampMs, View,
-};
+use crate::types::{Checkpoint, CommitCertificate, ConsensusMessage, Evidence, Header, ReplicaIndex, Slot, SubmitOutcome, TimestampMs, View};
 
 /// Both times of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

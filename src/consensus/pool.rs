@@ -189,7 +189,8 @@ impl Pool {
             while at < cursors.len() {
                 let (author, position) = cursors[at];
                 let queue = self.queues.get(&author);
-                let next = queue.and_then(|q| q.iter().enumerate().skip(position).find(|(_, d)| self.entries.get(d).is_some_and(|p| p.slot.is_none())));
+                let next =
+                    queue.and_then(|q| q.iter().enumerate().skip(position).find(|(_, d)| self.entries.get(d).is_some_and(|p| p.slot.is_none())));
                 let Some((found, pending)) = next.and_then(|(found, d)| self.entries.get(d).map(|p| (found, p))) else {
                     cursors.remove(at);
                     continue;

@@ -6,7 +6,9 @@ use bincode::{Decode, Encode};
 
 use super::verify::CheckedBody;
 use crate::crypto::Signature;
-use crate::types::{Body, CheckpointCertificate, CodecError, CommitCertificate, Federation, Header, NewView, PreparedCertificate, View, ViewChange, decode, encode};
+use crate::types::{
+    Body, CheckpointCertificate, CodecError, CommitCertificate, Federation, Header, NewView, PreparedCertificate, View, ViewChange, decode, encode,
+};
 
 /// One fact to be made durable; protocol state changes only by applying one, live and in recovery alike.
 #[derive(Debug, Clone)]

@@ -353,8 +353,7 @@ impl Replica {
         let mut frontier = std::mem::take(&mut self.tip.frontier);
         body.leaf_hashes.iter().for_each(|leaf| frontier.append(*leaf));
         self.duplicates.commit(&body, header.first_sequence, header.timestamp);
-        self.tip =
-            Tip { slot: header.slot, sequence: header.last_sequence(), digest: certificate.digest, timestamp: header.timestamp, frontier };
+        self.tip = Tip { slot: header.slot, sequence: header.last_sequence(), digest: certificate.digest, timestamp: header.timestamp, frontier };
         let accepted = self.slots.get(&certificate.slot).and_then(|s| s.accepted.as_ref()).map(|a| a.digest);
         if accepted.is_some_and(|digest| digest != certificate.digest) {
             self.rebuild_in_flight();

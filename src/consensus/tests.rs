@@ -91,7 +91,14 @@ struct Cluster {
 const START: u64 = 1_700_000_000_000;
 
 fn options() -> CoreOptions {
-    CoreOptions { stall_timeout_ms: 300, request_timeout_ms: 1_500, max_timeout_ms: 5_000, gossip_ms: 50, catch_up_after_ms: 100, ..CoreOptions::default() }
+    CoreOptions {
+        stall_timeout_ms: 300,
+        request_timeout_ms: 1_500,
+        max_timeout_ms: 5_000,
+        gossip_ms: 50,
+        catch_up_after_ms: 100,
+        ..CoreOptions::default()
+    }
 }
 
 impl Cluster {
@@ -154,7 +161,13 @@ impl Cluster {
                     body.leaf_hashes.iter().for_each(|leaf| tip.frontier.append(*leaf));
                     assert_eq!(tip.frontier.root(), header.log_root);
                     duplicates.commit(&body, header.first_sequence, header.timestamp);
-                    tip = Tip { slot: header.slot, sequence: header.last_sequence(), digest: certificate.digest, timestamp: header.timestamp, frontier: tip.frontier };
+                    tip = Tip {
+                        slot: header.slot,
+                        sequence: header.last_sequence(),
+                        digest: certificate.digest,
+                        timestamp: header.timestamp,
+                        frontier: tip.frontier,
+                    };
                     node.log.push(CommittedBatch { header, body: body.body.clone(), certificate: certificate.clone() });
                 }
                 _ => {}
@@ -246,7 +259,13 @@ impl Cluster {
             self.receipts.insert(answer.ticket, header.first_sequence + answer.offset);
         }
         if checkpoint {
-            let checkpoint = crate::types::Checkpoint { epoch: 0, slot: header.slot, sequence: header.last_sequence(), digest: header.digest(), log_root: header.log_root };
+            let checkpoint = crate::types::Checkpoint {
+                epoch: 0,
+                slot: header.slot,
+                sequence: header.last_sequence(),
+                digest: header.digest(),
+                log_root: header.log_root,
+            };
             let delay = 1 + self.rng.below(30);
             self.push(delay, Item::LogDurable(i, checkpoint));
         }
@@ -517,7 +536,19 @@ fn chaos(seed: u64) -> u64 {
     let pending: Vec<u64> = cluster.nodes.iter().map(|n| n.core.as_ref().unwrap().status().pending).collect();
     for (i, n) in cluster.nodes.iter().enumerate() {
         for (_, p) in n.core.as_ref().unwrap().pool.iter().take(3) {
-            eprintln!("{i}: {:?} slot {:?} since {} now {} waiters {} spread {:?} core {:?} complained {:?} head {} work {:?}", p.checked.submission.ids().collect::<Vec<_>>(), p.slot, p.since, cluster.time, p.waiters.len(), p.spread, n.core.as_ref().unwrap().status(), n.core.as_ref().unwrap().complained, n.core.as_ref().unwrap().head(), n.core.as_ref().unwrap().timers);
+            eprintln!(
+                "{i}: {:?} slot {:?} since {} now {} waiters {} spread {:?} core {:?} complained {:?} head {} work {:?}",
+                p.checked.submission.ids().collect::<Vec<_>>(),
+                p.slot,
+                p.since,
+                cluster.time,
+                p.waiters.len(),
+                p.spread,
+                n.core.as_ref().unwrap().status(),
+                n.core.as_ref().unwrap().complained,
+                n.core.as_ref().unwrap().head(),
+                n.core.as_ref().unwrap().timers
+            );
         }
     }
     assert!(pending.iter().all(|p| *p == 0), "seed {seed}: still pending {pending:?}");
@@ -526,7 +557,10 @@ fn chaos(seed: u64) -> u64 {
 
 #[test]
 fn chaos_by_seed() {
-    let range = std::env::var("EXOFED_CHAOS_SEEDS").ok().and_then(|s| s.split_once("..").map(|(a, b)| a.parse().unwrap()..b.parse().unwrap())).unwrap_or(0..20);
+    let range = std::env::var("EXOFED_CHAOS_SEEDS")
+        .ok()
+        .and_then(|s| s.split_once("..").map(|(a, b)| a.parse().unwrap()..b.parse().unwrap()))
+        .unwrap_or(0..20);
     let entered: u64 = range.map(chaos).sum();
     assert!(entered > 0, "view changes were reached");
 }

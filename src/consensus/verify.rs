@@ -473,7 +473,9 @@ impl Verifier {
 fn check_view_change(federation: &Federation, change: &ViewChange) -> Result<(), Refusal> {
     let key = federation.consensus_key(change.replica).ok_or(Refusal::BadSignature(change.replica))?;
     let (low, window) = (change.stable_slot(), federation.parameters().window_slots);
-    let place = |certificate: &PreparedCertificate| certificate.header.slot > low && certificate.header.slot - low <= window && certificate.view < change.new_view;
+    let place = |certificate: &PreparedCertificate| {
+        certificate.header.slot > low && certificate.header.slot - low <= window && certificate.view < change.new_view
+    };
     let ascending = change.prepared.windows(2).all(|pair| pair[0].header.slot < pair[1].header.slot);
     if !ascending || !change.prepared.iter().all(place) {
         return Err(Refusal::BadViewChange);

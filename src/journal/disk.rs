@@ -31,13 +31,7 @@ pub(super) struct RealDisk;
 impl Disk for RealDisk {}
 
 /// Writes `bytes` at page `page` and makes them durable.
-pub(super) fn write_synced(
-    disk: &dyn Disk,
-    file: &File,
-    path: &Path,
-    bytes: &[u8],
-    page: u32,
-) -> Result<(), JournalError> {
+pub(super) fn write_synced(disk: &dyn Disk, file: &File, path: &Path, bytes: &[u8], page: u32) -> Result<(), JournalError> {
     disk.write(file, bytes, u64::from(page) * PAGE as u64).during(Operation::Write, path)?;
     disk.sync(file).during(Operation::Sync, path)
 }

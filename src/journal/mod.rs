@@ -74,13 +74,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use disk::{Disk, RealDisk, reserve, sync_dir};
-pub use error::{Damage, DamageKind, FrameProblem, JournalError, Operation};
 use error::IoContext;
-pub use frame::{FORMAT_VERSION, Frame, Locator, StreamKind};
+pub use error::{Damage, DamageKind, FrameProblem, JournalError, Operation};
 use frame::KIND_MARK;
+pub use frame::{FORMAT_VERSION, Frame, Locator, StreamKind};
 pub use page::{PageFound, PagePlace};
-use reader::{fill, lost_segments, lost_votes, require_journal, require_same};
 pub use reader::{JournalReader, Votes};
+use reader::{fill, lost_segments, lost_votes, require_journal, require_same};
 pub use report::{JournalOptions, JournalReport, JournalStats};
 use scan::Expectation;
 use segments::{SegmentWalk, SegmentWriter, from_base, list, segment_path, segments_dir};
@@ -110,12 +110,7 @@ impl Journal {
     ///
     /// # Errors
     /// [`JournalError::Exists`], a bad option or record, or IO.
-    pub fn create(
-        dir: &Path,
-        federation_id: [u8; 32],
-        options: &JournalOptions,
-        snapshot: &[(u8, Vec<u8>)],
-    ) -> Result<(), JournalError> {
+    pub fn create(dir: &Path, federation_id: [u8; 32], options: &JournalOptions, snapshot: &[(u8, Vec<u8>)]) -> Result<(), JournalError> {
         options.validate()?;
         check_records(snapshot, options.max_frame_bytes)?;
         let exists = || JournalError::Exists { dir: dir.to_path_buf() };
@@ -146,20 +141,11 @@ impl Journal {
     /// # Errors
     /// [`JournalError::NotFound`], [`JournalError::InUse`], [`JournalError::OtherFederation`],
     /// [`JournalError::Version`], a bad option, or IO. Damage is in the report, not an error.
-    pub fn open(
-        dir: &Path,
-        federation_id: [u8; 32],
-        options: &JournalOptions,
-    ) -> Result<(Self, JournalReport), JournalError> {
+    pub fn open(dir: &Path, federation_id: [u8; 32], options: &JournalOptions) -> Result<(Self, JournalReport), JournalError> {
         Self::open_on(Arc::new(RealDisk), dir, federation_id, options)
     }
 
-    fn open_on(
-        disk: Arc<dyn Disk>,
-        dir: &Path,
-        federation_id: [u8; 32],
-        options: &JournalOptions,
-    ) -> Result<(Self, JournalReport), JournalError> {
+    fn open_on(disk: Arc<dyn Disk>, dir: &Path, federation_id: [u8; 32], options: &JournalOptions) -> Result<(Self, JournalReport), JournalError> {
         options.validate()?;
         require_journal(dir)?;
         let lock = lock(dir)?;
@@ -177,15 +163,7 @@ impl Journal {
         state.damage.extend(lost_votes(dir, &walk, &state));
         fill(&mut report, &numbers, &walk, &state);
         let next_lsn = report.highest_lsn.checked_add(1).ok_or(JournalError::Exhausted { what: "record" })?;
-        let segments = SegmentWriter::resume(
-            &*disk,
-            dir,
-            federation_id,
-            options,
-            &walk,
-            !report.segments_damaged,
-            walk.last_lsn.max(state.mark),
-        )?;
+        let segments = SegmentWriter::resume(&*disk, dir, federation_id, options, &walk, !report.segments_damaged, walk.last_lsn.max(state.mark))?;
         let votes = VotesWriter::resume(&*disk, dir, federation_id, options, &state, state.last_lsn.max(walk.mark))?;
         let journal = Self {
             dir: dir.to_path_buf(),

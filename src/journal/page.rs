@@ -71,10 +71,8 @@ pub(super) fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
 
 /// Says what `page` is, as page `number` of a file of `stream`.
 pub(super) fn classify(stream: StreamKind, number: u32, page: &[u8]) -> PageFound {
-    whole(stream, number, page).map_or_else(
-        || if page.len() == PAGE && page.iter().all(|byte| *byte == 0) { PageFound::Zero } else { PageFound::Invalid },
-        PageFound::Whole,
-    )
+    whole(stream, number, page)
+        .map_or_else(|| if page.len() == PAGE && page.iter().all(|byte| *byte == 0) { PageFound::Zero } else { PageFound::Invalid }, PageFound::Whole)
 }
 
 fn whole(stream: StreamKind, number: u32, page: &[u8]) -> Option<PagePlace> {

@@ -54,9 +54,7 @@ pub(super) fn peek_header(dir: &Path, number: u64) -> Option<Header> {
 /// The segments from the newest one whose earlier segments hold no tag above `base`; all without a base.
 /// A segment without a readable header is never the start, so its damage is met, not skipped.
 pub(super) fn from_base(dir: &Path, numbers: &[u64], base: Option<u64>) -> Vec<u64> {
-    let starts = |number: &&u64| {
-        base.is_some_and(|base| peek_header(dir, **number).is_some_and(|header| header.max_tag_before <= base))
-    };
+    let starts = |number: &&u64| base.is_some_and(|base| peek_header(dir, **number).is_some_and(|header| header.max_tag_before <= base));
     let start = numbers.iter().rev().find(starts).copied().unwrap_or(0);
     numbers.iter().copied().filter(|number| *number >= start).collect()
 }

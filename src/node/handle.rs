@@ -67,7 +67,9 @@ impl Handle {
             SubmitOutcome::Unknown { prepares, needed, .. } if prepares < needed => {
                 Ok(CommitResult::InsufficientPrepares { had: prepares as usize, needed: needed as usize })
             }
-            SubmitOutcome::Unknown { commits, needed, .. } => Ok(CommitResult::InsufficientCommits { had: commits as usize, needed: needed as usize }),
+            SubmitOutcome::Unknown { commits, needed, .. } => {
+                Ok(CommitResult::InsufficientCommits { had: commits as usize, needed: needed as usize })
+            }
             other => refused(format!("{other:?}")),
         }
     }
@@ -135,7 +137,8 @@ impl Subscription {
                 range = self.service.log(query) => range,
                 _ = stopped.wait_for(Option::is_some) => return Err(FederationError::Stopped("no more updates come".into())),
             };
-            let problem = |e: super::archive::ArchiveError| FederationError::Answer { replica: self.service.peer.to_string(), problem: e.to_string() };
+            let problem =
+                |e: super::archive::ArchiveError| FederationError::Answer { replica: self.service.peer.to_string(), problem: e.to_string() };
             let next = self.next;
             let batches = range.map_err(problem)?.batches;
             self.ready.extend(batches.iter().flat_map(LogEntry::of_batch).filter(|entry| entry.sequence >= next));

@@ -138,7 +138,8 @@ impl Node {
         let suspect = report.suspect.is_some();
         let runtime = tokio::runtime::Handle::current();
         let catch_up = CatchUp { net: net.clone(), runtime, verifier: verifier.clone(), shared: shared.clone(), core: core_in.clone() };
-        let writer = Writer { journal, shared: shared.clone(), outbox: outbox.clone(), catch_up, log: log_in, rotate: rotate.clone(), places, suspect };
+        let writer =
+            Writer { journal, shared: shared.clone(), outbox: outbox.clone(), catch_up, log: log_in, rotate: rotate.clone(), places, suspect };
         let log = LogWriter { store, shared: shared.clone(), core: core_in.clone() };
         let driver = Driver { core, verifier: verifier.clone(), shared: shared.clone(), outbox, writer: writer_in, rotate, started };
         let mut threads = gates(frames, &verifier, &shared, &core_in)?;

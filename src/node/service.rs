@@ -14,9 +14,7 @@ use super::shared::Shared;
 use crate::consensus::{Event, Verifier, Waiter};
 use crate::net::{Caller, Net, RequestHandler};
 use crate::recovery::RecoveryReport;
-use crate::types::{
-    BatchRange, Federation, LogQuery, PeerId, ReplicaStatus, Request, Response, Submission, SubmitOutcome, decode, encode,
-};
+use crate::types::{BatchRange, Federation, LogQuery, PeerId, ReplicaStatus, Request, Response, Submission, SubmitOutcome, decode, encode};
 
 /// The longest that a log query may wait for something new.
 const MAX_WAIT: Duration = Duration::from_secs(30);
@@ -55,7 +53,11 @@ impl Service {
             return SubmitOutcome::Busy { retry_after_ms: 1_000 };
         }
         let forget = Forget { shared: &self.shared, ticket };
-        let outcome = wait.await.unwrap_or(SubmitOutcome::Unknown { prepares: 0, commits: 0, needed: u32::try_from(self.federation.quorum()).unwrap_or(u32::MAX) });
+        let outcome = wait.await.unwrap_or(SubmitOutcome::Unknown {
+            prepares: 0,
+            commits: 0,
+            needed: u32::try_from(self.federation.quorum()).unwrap_or(u32::MAX),
+        });
         drop(forget);
         match outcome {
             SubmitOutcome::Expired { .. } => self.late_retry(submission).await.unwrap_or(outcome),

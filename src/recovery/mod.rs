@@ -100,7 +100,8 @@ impl DataDir {
     /// [`RecoveryError::Journal`], among them that there is a journal already.
     pub fn create(&self, federation: &Federation, options: &JournalOptions) -> Result<(), RecoveryError> {
         let io = |error| RecoveryError::Journal { dir: self.journal(), error };
-        let (kind, payload) = Record::Started { run: 0 }.to_frame().map_err(|error| RecoveryError::Record { lsn: 0, error: RecordError::Codec { kind: 0, error } })?;
+        let (kind, payload) =
+            Record::Started { run: 0 }.to_frame().map_err(|error| RecoveryError::Record { lsn: 0, error: RecordError::Codec { kind: 0, error } })?;
         Journal::create(&self.journal(), federation.id().0.0, options, &[(kind, payload)]).map_err(io)
     }
 }

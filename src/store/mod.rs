@@ -32,8 +32,8 @@ use serde::{Deserialize, Serialize};
 use crate::crypto::Digest;
 use crate::crypto::merkle::Frontier;
 use crate::types::{
-    Body, BodyDigests, CheckpointCertificate, CommitCertificate, CommittedBatch, FederationId, Header, Leaf, Sequence, Slot, TimestampMs, UpdateId, View,
-    decode, encode,
+    Body, BodyDigests, CheckpointCertificate, CommitCertificate, CommittedBatch, FederationId, Header, Leaf, Sequence, Slot, TimestampMs, UpdateId,
+    View, decode, encode,
 };
 use database::{Database, sync_file};
 use index::Index;
@@ -64,7 +64,8 @@ impl StoreOptions {
     /// # Errors
     /// [`StoreError::Option`].
     pub fn validate(&self) -> Result<(), StoreError> {
-        let within = |name, value: u64, min, max| if (min..=max).contains(&value) { Ok(()) } else { Err(StoreError::Option { name, value, min, max }) };
+        let within =
+            |name, value: u64, min, max| if (min..=max).contains(&value) { Ok(()) } else { Err(StoreError::Option { name, value, min, max }) };
         within("inline_body_bytes", self.inline_body_bytes, 0, 180 << 10)?;
         within("cache_bytes", self.cache_bytes, 1 << 20, 64 << 30)?;
         within("flush_timeout_ms", self.flush_timeout_ms, 1_000, 3_600_000)?;
@@ -425,7 +426,13 @@ fn find_head(database: &Database, synced: &Synced, report: &mut StoreReport) -> 
             Ok(Some(row)) if row.header.slot == head.slot + 1 && row.header.parent == head.digest && row.header.first_sequence == next => {
                 let header = row.header;
                 root = header.log_root;
-                head = Head { slot: header.slot, sequence: header.last_sequence(), digest: header.digest(), timestamp: header.timestamp, ..Head::default() };
+                head = Head {
+                    slot: header.slot,
+                    sequence: header.last_sequence(),
+                    digest: header.digest(),
+                    timestamp: header.timestamp,
+                    ..Head::default()
+                };
             }
             Ok(None) | Err(StoreError::Damaged(_)) | Ok(Some(_)) => break,
             Err(error) => return Err(error),

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bincode::{Decode, Encode};
 
 use super::{
-    Body, CheckpointCertificate, Epoch, Evidence, FederationId, Header, NewView, Phase, SignedCheckpoint, SignedComplaint, SignedVote, Slot, Submission, View,
-    ViewChange, Vote,
+    Body, CheckpointCertificate, Epoch, Evidence, FederationId, Header, NewView, Phase, SignedCheckpoint, SignedComplaint, SignedVote, Slot,
+    Submission, View, ViewChange, Vote,
 };
 use crate::crypto::{Digest, Signature};
 
@@ -123,7 +123,9 @@ impl ConsensusMessage {
     #[must_use]
     pub fn class(&self) -> MessageClass {
         match self {
-            Self::Vote(_) | Self::Checkpoint(_) | Self::Complaint(_) | Self::Status(_) | Self::FetchBody(_) | Self::Evidence(_) => MessageClass::Votes,
+            Self::Vote(_) | Self::Checkpoint(_) | Self::Complaint(_) | Self::Status(_) | Self::FetchBody(_) | Self::Evidence(_) => {
+                MessageClass::Votes
+            }
             Self::Stable(_) | Self::ViewChange(_) | Self::NewView(_) => MessageClass::Control,
             Self::PrePrepare(_) | Self::Forward(_) | Self::Body(..) => MessageClass::Bulk,
         }
