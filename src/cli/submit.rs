@@ -89,7 +89,10 @@ impl Submit {
 }
 
 /// A line of the input: an update, or why it is none.
-pub(crate) type Parsed = Result<StateUpdate, (Option<String>, String)>;
+pub(crate) type Parsed = Result<StateUpdate, BadLine>;
+
+/// The id that a bad line gave, if any, and what is wrong with it.
+pub(crate) type BadLine = (Option<String>, String);
 
 /// Reads and parses lines in the background, a bounded number ahead.
 pub(crate) async fn open(path: &Path) -> Result<mpsc::Receiver<Parsed>, Problem> {
@@ -216,7 +219,7 @@ impl Pipeline {
 }
 
 /// Splits lines into submissions: no id twice in one, not too many bytes in one, bad lines by themselves.
-fn groups(lines: Vec<Parsed>, max_bytes: u64) -> Vec<Result<Vec<StateUpdate>, (Option<String>, String)>> {
+fn groups(lines: Vec<Parsed>, max_bytes: u64) -> Vec<Result<Vec<StateUpdate>, BadLine>> {
     let (mut groups, mut current, mut ids, mut bytes) = (Vec::new(), Vec::new(), BTreeSet::new(), 0);
     for line in lines {
         let size = line.as_ref().map_or(0, |u| u.data.len() as u64 + 512);

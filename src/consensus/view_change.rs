@@ -260,10 +260,8 @@ impl Replica {
 
     /// Says again, while it still holds, what may have been lost: the complaint, the view-change.
     pub(super) fn repeat_view_change(&mut self) {
-        if self.changing {
-            if let Some(change) = self.own_view_change.clone() {
-                self.broadcast(ConsensusMessage::ViewChange(change));
-            }
+        if let Some(change) = self.own_view_change.clone().filter(|_| self.changing) {
+            self.broadcast(ConsensusMessage::ViewChange(change));
         }
         if self.barred_view == Some(self.view) && self.leads() && !self.changing {
             self.complain("restarted as leader");

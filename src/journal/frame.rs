@@ -173,13 +173,16 @@ pub(super) struct FrameCursor {
     closed: bool,
 }
 
+/// A frame's head, its payload, and the payload's offset in the group.
+type Placed<'a> = (FrameHead, &'a [u8], usize);
+
 impl FrameCursor {
     pub(super) const fn new(payload: Vec<u8>) -> Self {
         Self { payload, at: 0, closed: false }
     }
 
     /// The next frame, its payload and the payload's offset in the group; `None` after the mark and clean padding.
-    pub(super) fn next(&mut self, max: u32) -> Result<Option<(FrameHead, &[u8], usize)>, FrameProblem> {
+    pub(super) fn next(&mut self, max: u32) -> Result<Option<Placed<'_>>, FrameProblem> {
         let rest = self.payload.get(self.at..).unwrap_or_default();
         if self.closed {
             let clean = rest.len() < PAYLOAD && rest.iter().all(|byte| *byte == 0);

@@ -104,7 +104,7 @@ impl Body {
         self.digests_with(self.submissions.iter().map(|s| Arc::new(s.digests(federation))).collect())
     }
 
-    /// The body digest from submissions already hashed: H(tag, count, then per submission: submission digest, signature[64]). No payload byte
+    /// The body digest from submissions already hashed: H(tag, count, then per submission: submission digest, signature (64 bytes)). No payload byte
     /// is hashed twice, and a body verifies after a payload is erased.
     #[must_use]
     pub fn digests_with(&self, submissions: Vec<Arc<SubmissionDigests>>) -> BodyDigests {

@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use super::{FederationId, Parameters, PeerId, ReplicaIndex, View};
 use crate::crypto::{Canonical, Digest, KeyError, PublicKey, Sink, VerifyingKey};
 
-/// The quorum of `n` members: `(2n+2)/3`, rounded down. Any two quorums share a correct member for every n >= 4, and the correct members
+/// The quorum of `n` members: `(2n+2)/3` rounded down, which is `2n/3` rounded up. Any two quorums share a correct member for every n >= 4, and the correct members
 /// alone form one (Castro and Liskov, OSDI 1999, generalised from n = 3f+1; `2f+1` is unsafe for n = 5, 6, 8, 9).
 #[must_use]
 pub const fn byzantine_threshold(n: usize) -> usize {
-    (2 * n + 2) / 3
+    (2 * n).div_ceil(3)
 }
 
 /// f: how many of `n` members may be faulty.

@@ -77,7 +77,7 @@ impl SubmittedUpdate {
     }
 }
 
-/// The data digest: H(tag, salt[16], var update id, var data).
+/// The data digest: H(tag, salt (16 bytes), var update id, var data).
 #[must_use]
 pub fn data_digest(salt: &[u8; 16], update_id: &UpdateId, data: &[u8]) -> Digest {
     Canonical::hash("exo-federation/v1/data\0").fixed(salt).var(update_id.0.as_bytes()).var(data).digest()
@@ -172,7 +172,7 @@ pub struct Leaf {
 }
 
 impl Leaf {
-    /// The canonical bytes: version u16, sequence u64, author[32], var update id, timestamp u64, data length u64, data digest[32].
+    /// The canonical bytes: version u16, sequence u64, author (32 bytes), var update id, timestamp u64, data length u64, data digest (32 bytes).
     #[must_use]
     pub fn canonical_bytes(&self) -> Vec<u8> {
         Canonical::untagged()
