@@ -4,9 +4,6 @@ use super::record::Record;
 use super::state::Replica;
 use crate::types::{Checkpoint, CheckpointCertificate, ConsensusMessage, SignatureSet, SignedCheckpoint};
 
-/// How many checkpoints may be collecting signatures at a time.
-const MAX_OPEN: usize = 64;
-
 impl Replica {
     /// The log is on disk up to here.
     pub(super) fn on_log_durable(&mut self, checkpoint: Checkpoint) {
@@ -22,7 +19,7 @@ impl Replica {
         let slot = signed.checkpoint.slot;
         let parameters = self.federation.parameters();
         let in_reach = slot > self.stable_slot() && slot <= self.window_end().saturating_add(parameters.window_slots);
-        if !in_reach || !slot.is_multiple_of(parameters.checkpoint_slots) || self.checkpoints.len() >= MAX_OPEN {
+        if !in_reach || !slot.is_multiple_of(parameters.checkpoint_slots) {
             return;
         }
         let votes = self.checkpoints.entry(slot).or_default();

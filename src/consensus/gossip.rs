@@ -5,11 +5,12 @@ use crate::types::{ConsensusMessage, ReplicaIndex, Status};
 
 impl Replica {
     pub(super) fn on_tick(&mut self) {
-        self.expire_submissions();
         self.check_timers();
         if self.now.mono.saturating_sub(self.timers.last_gossip) >= self.options.gossip_ms {
             self.timers.last_gossip = self.now.mono;
             self.broadcast(ConsensusMessage::Status(self.own_status()));
+            self.expire_submissions();
+            self.spread_late(self.options.stall_timeout_ms / 2);
             self.repeat_view_change();
             self.fetch_missing_bodies();
         }
@@ -24,15 +25,17 @@ impl Replica {
     /// gossips nothing but statuses.
     pub(super) fn on_status(&mut self, from: ReplicaIndex, status: Status) {
         let Some(peer) = self.peers.get_mut(usize::from(from)) else { return };
-        peer.stuck = peer.status == Some(status);
+        peer.repeats = if peer.status == Some(status) { peer.repeats.saturating_add(1) } else { 0 };
         peer.status = Some(status);
-        if !peer.stuck || from == self.me {
+        let repeats = peer.repeats;
+        if repeats == 0 || from == self.me {
             return;
         }
         if status.view < self.view || (status.view == self.view && status.changing && !self.changing) {
             self.help_into_view(from);
         } else if status.view == self.view && !status.changing && !self.changing && status.committed >= self.floor() {
-            self.resend_to(from, status.committed, status.accepted);
+            // Bodies are heavy, and a peer that is merely slow has them: they go again less often.
+            self.resend_to(from, &status, repeats.is_multiple_of(4));
         }
         if status.stable < self.stable_slot()
             && let Some(stable) = self.stable.clone()

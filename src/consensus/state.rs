@@ -103,8 +103,8 @@ pub(super) struct SlotState {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Peer {
     pub(super) status: Option<Status>,
-    /// Whether its last two statuses were the same: it may be waiting for something that was lost.
-    pub(super) stuck: bool,
+    /// How many statuses in a row were the same: it may be waiting for something that was lost.
+    pub(super) repeats: u32,
 }
 
 /// A complaint and when it was last heard (monotonic ms).

@@ -195,6 +195,9 @@ pub enum Refusal {
     NoContradiction,
 }
 
+/// The highest slot, sequence number, view or timestamp that is believed: out of reach for any real history, and far from overflow.
+const MAX_NUMBER: u64 = 1 << 56;
+
 /// Submissions whose signature was checked lately, in two generations: each is checked once, whether it comes by client, forward or proposal.
 #[derive(Default)]
 struct Seen {
@@ -265,10 +268,19 @@ impl Verifier {
                 self.new_view(&new_view)?;
                 Checked::NewView(new_view)
             }
-            ConsensusMessage::Status(status) => Checked::Status(status),
+            ConsensusMessage::Status(status) => {
+                let numbers = [status.view, status.committed, status.accepted, status.stable];
+                if status.epoch != 0 || numbers.iter().any(|n| *n > MAX_NUMBER) {
+                    return Err(Refusal::Foreign);
+                }
+                Checked::Status(status)
+            }
             ConsensusMessage::Forward(submission) => Checked::Forward(self.submission(submission)?.into_inner()),
             ConsensusMessage::FetchBody(fetch) => Checked::FetchBody(fetch),
-            ConsensusMessage::Body(header, body) => Checked::Body(header.clone(), self.body_of(&header, body)?),
+            ConsensusMessage::Body(header, body) => {
+                self.header_fields(&header)?;
+                Checked::Body(header.clone(), self.body_of(&header, body)?)
+            }
             ConsensusMessage::Evidence(evidence) => {
                 self.evidence(&evidence)?;
                 Checked::Evidence(evidence)
@@ -325,13 +337,14 @@ impl Verifier {
         let ours = header.federation_id == federation.id()
             && header.epoch == 0
             && header.kind == BatchKind::Normal
-            && header.membership_digest == federation.membership_digest();
+            && header.membership_digest == federation.membership_digest()
+            && [header.slot, header.first_sequence, header.timestamp].iter().all(|n| (1..=MAX_NUMBER).contains(n));
         if ours { Ok(()) } else { Err(Refusal::Foreign) }
     }
 
     fn vote(&self, from: ReplicaIndex, vote: SignedVote) -> Result<SignedVote, Refusal> {
         Self::check_sender(from, vote.replica)?;
-        if vote.vote.epoch != 0 || vote.vote.view < self.view.load(Ordering::Relaxed) {
+        if vote.vote.epoch != 0 || vote.vote.view > MAX_NUMBER || vote.vote.view < self.view.load(Ordering::Relaxed) {
             return Err(Refusal::Foreign);
         }
         self.check_window(vote.vote.slot)?;
@@ -350,7 +363,7 @@ impl Verifier {
 
     fn complaint(&self, from: ReplicaIndex, signed: SignedComplaint) -> Result<SignedComplaint, Refusal> {
         Self::check_sender(from, signed.replica)?;
-        if signed.complaint.epoch != 0 || signed.complaint.view < self.view.load(Ordering::Relaxed) {
+        if signed.complaint.epoch != 0 || signed.complaint.view > MAX_NUMBER || signed.complaint.view < self.view.load(Ordering::Relaxed) {
             return Err(Refusal::Foreign);
         }
         self.check_signature(signed.replica, &signed.complaint.signed_bytes(self.federation.id()), &signed.signature)?;
@@ -359,7 +372,7 @@ impl Verifier {
 
     fn proposal(&self, proposal: SignedProposal) -> Result<CheckedProposal, Refusal> {
         self.header_fields(&proposal.header)?;
-        if proposal.view < self.view.load(Ordering::Relaxed) {
+        if proposal.view > MAX_NUMBER || proposal.view < self.view.load(Ordering::Relaxed) {
             return Err(Refusal::Foreign);
         }
         self.check_window(proposal.header.slot)?;
@@ -444,14 +457,14 @@ impl Verifier {
     }
 
     fn view_change(&self, change: &ViewChange) -> Result<(), Refusal> {
-        if change.epoch != 0 || change.new_view < self.view.load(Ordering::Relaxed) {
+        if change.epoch != 0 || change.new_view > MAX_NUMBER || change.new_view < self.view.load(Ordering::Relaxed) {
             return Err(Refusal::Foreign);
         }
         check_view_change(&self.federation, change)
     }
 
     fn new_view(&self, new_view: &NewView) -> Result<(), Refusal> {
-        if new_view.epoch != 0 || new_view.view < self.view.load(Ordering::Relaxed) {
+        if new_view.epoch != 0 || new_view.view > MAX_NUMBER || new_view.view < self.view.load(Ordering::Relaxed) {
             return Err(Refusal::Foreign);
         }
         let leader = self.federation.leader(new_view.view);

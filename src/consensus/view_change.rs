@@ -236,7 +236,6 @@ impl Replica {
     /// Complains when pending work is not served.
     pub(super) fn check_timers(&mut self) {
         let now = self.now.mono;
-        self.spread_late(self.options.stall_timeout_ms / 2);
         if self.changing {
             let waited = self.timers.quorum_since.map_or(0, |since| now.saturating_sub(since));
             if waited > self.scaled(self.options.stall_timeout_ms) && self.complained != Some(self.view) {

@@ -3,7 +3,7 @@
 use super::Effect;
 use super::record::Record;
 use super::state::Replica;
-use crate::types::{CommitCertificate, ConsensusMessage, Evidence, Phase, PreparedCertificate, SignatureSet, SignedVote, Slot};
+use crate::types::{CommitCertificate, ConsensusMessage, Evidence, Phase, PreparedCertificate, SignatureSet, SignedVote, Slot, Status};
 
 impl Replica {
     pub(super) fn on_vote(&mut self, vote: SignedVote) {
@@ -102,14 +102,15 @@ impl Replica {
     }
 
     /// Sends again what a peer in the same view may have missed: votes above its tip, and the leader's proposals.
-    pub(super) fn resend_to(&mut self, peer: u16, committed: Slot, accepted: Slot) {
+    pub(super) fn resend_to(&mut self, peer: u16, status: &Status, bodies: bool) {
         const VOTES: u64 = 32;
         const PROPOSALS: u64 = 4;
+        let (committed, accepted) = (status.committed, status.accepted);
         let mut messages = Vec::new();
         for (slot, state) in self.slots.range(committed + 1..=committed.saturating_add(VOTES)) {
             let Some(chosen) = &state.accepted else { break };
             let own = |votes: &super::state::VoteBox| votes.matching(chosen.digest).find(|v| v.replica == self.me).cloned();
-            if *slot > accepted && *slot <= accepted.saturating_add(PROPOSALS) && self.leads() {
+            if bodies && *slot > accepted && *slot <= accepted.saturating_add(PROPOSALS) && self.leads() {
                 let body = self.bodies.get(&(*slot, chosen.digest));
                 if let (Some(proposal), Some((_, body))) = (&chosen.proposal, body) {
                     messages.push(ConsensusMessage::PrePrepare(crate::types::SignedProposal {

@@ -143,9 +143,9 @@ impl Node {
         let log = LogWriter { store, shared: shared.clone(), core: core_in.clone() };
         let driver = Driver { core, verifier: verifier.clone(), shared: shared.clone(), outbox, writer: writer_in, rotate, started };
         let mut threads = gates(frames, &verifier, &shared, &core_in)?;
-        threads.push(thread("log", move || log.run(&log_inputs))?);
-        threads.push(thread("journal", move || writer.run(&writer_inputs))?);
-        threads.push(thread("core", move || driver.run(&core_inputs))?);
+        threads.push(thread("log", &shared, move || log.run(&log_inputs))?);
+        threads.push(thread("journal", &shared, move || writer.run(&writer_inputs))?);
+        threads.push(thread("core", &shared, move || driver.run(&core_inputs))?);
         let handle = Handle { service };
         if let Some(machine) = state_machine {
             tokio::spawn(fold(handle.clone(), machine));
@@ -209,7 +209,7 @@ fn gates(
     let (heavy_in, heavy) = mpsc::channel();
     let gate = || Gate { verifier: verifier.clone(), shared: shared.clone(), core: core.clone() };
     let (first, second) = (gate(), gate());
-    let threads = vec![thread("verify-votes", move || first.run(&light))?, thread("verify-bodies", move || second.run(&heavy))?];
+    let threads = vec![thread("verify-votes", shared, move || first.run(&light))?, thread("verify-bodies", shared, move || second.run(&heavy))?];
     tokio::spawn(async move {
         // Each peer's budget bounds what can wait here.
         while let Some(frame) = frames.recv().await {
@@ -222,9 +222,28 @@ fn gates(
     Ok(threads)
 }
 
-fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, FederationError> {
-    let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(work);
+/// A thread of the replica. Should it panic, the replica stops rather than go on without it.
+fn thread(name: &str, shared: &Arc<Shared>, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, FederationError> {
+    let guard = StopOnPanic { shared: shared.clone(), thread: name.to_owned() };
+    let guarded = move || {
+        let _guard = guard;
+        work();
+    };
+    let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(guarded);
     spawned.map_err(|e| FederationError::Stopped(format!("the thread {name} could not be started: {e}")))
+}
+
+struct StopOnPanic {
+    shared: Arc<Shared>,
+    thread: String,
+}
+
+impl Drop for StopOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.shared.stop(&format!("the thread {} panicked", self.thread));
+        }
+    }
 }
 
 /// Feeds the state machine from the log.

@@ -23,14 +23,15 @@ impl LogEntry {
     pub fn of_batch(batch: &CommittedBatch) -> impl Iterator<Item = Self> + '_ {
         let (slot, committed_at) = (batch.header.slot, batch.header.timestamp);
         let updates = batch.body.submissions.iter().flat_map(|s| s.updates.iter().map(|u| (s.author, &u.update)));
-        let entry = move |((author, update), sequence): ((PublicKey, &StateUpdate), Sequence)| Self {
-            sequence,
+        let first = batch.header.first_sequence;
+        let entry = move |((author, update), offset): ((PublicKey, &StateUpdate), u64)| Self {
+            sequence: first.wrapping_add(offset),
             slot,
             author,
             committed_at,
             update: update.clone(),
         };
-        updates.zip(batch.header.first_sequence..).map(entry)
+        updates.zip(0u64..).map(entry)
     }
 }
 

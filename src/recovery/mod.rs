@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use crate::consensus::{CheckedBody, CoreOptions, DuplicateTable, Record, RecordError, Replica, Tip, batch_of_frame};
 use crate::crypto::{Digest, SigningKey};
-use crate::journal::{Frame, Journal, JournalError, JournalOptions, JournalReader, Locator};
+use crate::journal::{Frame, Journal, JournalError, JournalOptions, JournalReader, Locator, StreamKind};
 use crate::store::{AppendBatch, BodyLocator, Head, Store, StoreError, StoreOptions, StoreReader, StoredBatch, StoredBody};
 use crate::types::{Body, CodecError, CommitCertificate, CommittedBatch, Federation, Header, ReplicaIndex, Slot};
 
@@ -242,7 +242,7 @@ fn replay_journal(
     stable: Slot,
     report: &mut RecoveryReport,
 ) -> Result<Replayed, RecoveryError> {
-    let mut records = Vec::new();
+    let (mut records, mut snapshot) = (Vec::new(), Snapshot::default());
     let mut pending: BTreeMap<(Slot, Digest), (Header, CheckedBody, Locator)> = BTreeMap::new();
     let base = stable.min(store.head().slot);
     let mut certified = base;
@@ -267,7 +267,9 @@ fn replay_journal(
             }
             _ => {}
         }
-        if frame.stream == crate::journal::StreamKind::Votes || record.slot() > stable.min(store.head().slot) {
+        if snapshot.takes(&frame) {
+            snapshot.records.push(record);
+        } else if frame.stream == StreamKind::Votes || record.slot() > stable.min(store.head().slot) {
             records.push(record);
         }
     }
@@ -278,9 +280,32 @@ fn replay_journal(
     // Records of slots that became stable while the journal was read are of no more use.
     let floor = stable.min(store.head().slot);
     records.retain(|r| r.part() == crate::consensus::Part::Votes || r.slot() > floor);
+    snapshot.records.extend(records);
+    let records = snapshot.records;
     report.replayed += records.len() as u64;
     let places = pending.into_iter().map(|(key, (_, _, place))| (key, place)).collect();
     Ok(Replayed { records, places })
+}
+
+/// What the voting record begins with: the voting state at its last rotation. It comes first, whatever its record numbers: proposals of the
+/// current view may have been written before it, and must find that view begun.
+#[derive(Default)]
+struct Snapshot {
+    records: Vec<Record>,
+    next_lsn: Option<u64>,
+    ended: bool,
+}
+
+impl Snapshot {
+    /// Whether a frame belongs to it: the first voting records, as far as their numbers follow each other.
+    fn takes(&mut self, frame: &Frame) -> bool {
+        if frame.stream != StreamKind::Votes || self.ended {
+            return false;
+        }
+        self.ended = self.next_lsn.is_some_and(|next| next != frame.lsn);
+        self.next_lsn = Some(frame.lsn + 1);
+        !self.ended
+    }
 }
 
 /// A commit certificate is written lazily, so the log may hold some that the journal lost. The journal alone must hold all that an audit

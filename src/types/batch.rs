@@ -127,10 +127,11 @@ impl Body {
     pub fn leaves(&self, digests: &BodyDigests, first_sequence: Sequence) -> Vec<Leaf> {
         let updates = self.submissions.iter().zip(&digests.submissions);
         let updates = updates.flat_map(|(s, d)| s.updates.iter().zip(&d.data).map(|(update, digest)| (s.author, &update.update, *digest)));
+        // Wrapping, because a header may name any number before it is checked.
         updates
-            .zip(first_sequence..)
-            .map(|((author, update, data_digest), sequence)| Leaf {
-                sequence,
+            .zip(0u64..)
+            .map(|((author, update, data_digest), offset)| Leaf {
+                sequence: first_sequence.wrapping_add(offset),
                 author,
                 update_id: update.update_id.clone(),
                 timestamp: update.timestamp,
