@@ -14,12 +14,13 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use crate::config::{ReplicaFile, read_toml};
 use crate::consensus::{Record, batch_of_frame, kind};
 use crate::crypto::Digest;
 use crate::error::FederationError;
 use crate::journal::{JournalError, JournalOptions, JournalReader};
 use crate::proof::chain::{AuthorSignatures, ChainVerifier, CheckedBatch, check_batch};
-use crate::store::{Store, StoreOptions, StoreReader, StoredBody};
+use crate::store::{Store, StoreError, StoreOptions, StoreReader, StoredBody};
 use crate::types::{Body, CommitCertificate, CommittedBatch, Federation, Header, Slot, decode};
 
 /// How many batches are checked side by side.
@@ -33,7 +34,8 @@ pub fn audit(data: &Path, federation: &Federation, progress: impl FnMut(u64)) ->
     let journal = data.join("journal");
     let options = JournalOptions::default();
     let reader = JournalReader::open(&journal, Some(federation.id().0.0), &options)?;
-    let mut auditor = Auditor { federation, chain: ChainVerifier::genesis(), report: AuditReport::default(), log: None, progress, _copy: None };
+    let mut auditor =
+        Auditor { federation, chain: ChainVerifier::genesis(), report: AuditReport::default(), log: None, progress, log_missing: false, _copy: None };
     auditor.open_log(data, &journal);
     auditor.check_files(&reader)?;
     auditor.walk(&reader);
@@ -53,6 +55,7 @@ struct Auditor<'a, P> {
     report: AuditReport,
     log: Option<StoreReader>,
     progress: P,
+    log_missing: bool,
     _copy: Option<(tempfile::TempDir, Store)>,
 }
 
@@ -76,6 +79,7 @@ impl<P: FnMut(u64)> Auditor<'_, P> {
                 self.log = Some(store.reader());
                 self._copy = Some((copy, store));
             }
+            Err(StoreError::Missing { .. }) => self.log_missing = true,
             Err(error) => self.report.bad(0, 0, "log", "a log that opens", &error.to_string()),
         }
     }
@@ -202,6 +206,11 @@ impl<P: FnMut(u64)> Auditor<'_, P> {
         self.report.head = self.chain.sequence();
         self.report.slot = self.chain.slot();
         self.report.log_root = self.chain.frontier().root();
+        if self.log_missing && self.report.batches == 0 {
+            self.report.not_checked.push("the sled log: this replica never ran".to_owned());
+        } else if self.log_missing {
+            self.report.bad(0, 0, "log", "a log beside the journal", "none; a start rebuilds it from the journal");
+        }
         if let Some(log) = &self.log {
             let head = log.head();
             if head.sequence > self.chain.sequence() {
@@ -217,9 +226,10 @@ impl<P: FnMut(u64)> Auditor<'_, P> {
     }
 }
 
-/// The data directory of a replica: the one given, or `data` below it.
+/// The data directory of a replica: the one that its configuration names, `data` below the directory given, or that directory itself.
 #[must_use]
 pub fn data_dir(given: &Path) -> PathBuf {
-    let below = given.join("data");
-    if below.join("journal").is_dir() { below } else { given.to_path_buf() }
+    let configured = read_toml::<ReplicaFile>(&given.join("replica.toml")).ok().map(|file| given.join(file.data));
+    let candidates = configured.into_iter().chain([given.join("data")]);
+    candidates.into_iter().find(|dir| dir.join("journal").is_dir()).unwrap_or_else(|| given.to_path_buf())
 }

@@ -27,7 +27,7 @@ pub(crate) struct Proof {
     /// Where to write the proof; standard output if not given.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// The proof is JSON in any case; this is accepted for uniformity.
+    /// Print the proof on standard output also when it is written to a file; it is JSON in any case.
     #[arg(long)]
     json: bool,
 }
@@ -45,11 +45,14 @@ impl Proof {
         };
         let text = proof.to_json(client.federation())?;
         match self.output {
-            Some(path) => {
+            Some(path) if !self.json => {
                 fs::write(&path, text)?;
                 eprintln!("wrote {}", path.display());
             }
-            None => print_line(String::from_utf8_lossy(&text).trim_end_matches('\n'))?,
+            path => {
+                path.map_or(Ok(()), |path| fs::write(path, &text))?;
+                print_line(String::from_utf8_lossy(&text).trim_end_matches('\n'))?;
+            }
         }
         Ok(true)
     }
