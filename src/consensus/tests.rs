@@ -86,6 +86,8 @@ struct Cluster {
     views_entered: u64,
     evidence: u64,
     clock_skew: Vec<i64>,
+    /// What the network, or a Byzantine sender or receiver, swallows.
+    swallow: fn(u16, u16, &ConsensusMessage) -> bool,
 }
 
 const START: u64 = 1_700_000_000_000;
@@ -123,6 +125,7 @@ impl Cluster {
             views_entered: 0,
             evidence: 0,
             clock_skew: vec![0; usize::from(n)],
+            swallow: |_, _, _| false,
         };
         (0..n).for_each(|i| cluster.start(i));
         cluster
@@ -240,7 +243,7 @@ impl Cluster {
             let signed = *self.ledger.entry(place).or_insert(v.vote.digest);
             assert_eq!(signed, v.vote.digest, "replica {from} signed twice at {place:?}");
         }
-        if self.cut.contains(&from) || self.cut.contains(&to) || self.rng.chance(self.loss) {
+        if self.cut.contains(&from) || self.cut.contains(&to) || self.rng.chance(self.loss) || (self.swallow)(from, to, &message) {
             return;
         }
         let delay = 1 + self.rng.below(self.delay * 2);
@@ -441,6 +444,75 @@ fn a_leader_that_proposes_twice_is_replaced_and_convicted() {
     cluster.submit(2, 1);
     cluster.run_for(2_000);
     assert_eq!(cluster.receipts.len(), 1);
+}
+
+#[test]
+fn a_leader_that_censors_one_submission_is_replaced() {
+    let mut cluster = Cluster::new(4, 8, Parameters::default());
+    // The leader of view 0 never sees this one, whoever shows it; it serves everything else.
+    cluster.swallow = |_, to, message| to == 0 && matches!(message, ConsensusMessage::Forward(s) if s.ids().any(|id| id.0 == "u999"));
+    cluster.submit(2, 999);
+    for ticket in 0..150 {
+        cluster.submit(0, ticket);
+        cluster.run_for(20);
+    }
+    cluster.run_for(2_000);
+    assert!(cluster.receipts.contains_key(&999), "the censored submission is committed under another leader");
+    assert_eq!(cluster.receipts.len(), 151, "and everything else too");
+    assert!(cluster.nodes.iter().all(|n| n.core.as_ref().unwrap().status().view >= 1));
+}
+
+#[test]
+fn a_new_leader_that_lacks_a_body_fetches_it() {
+    let mut cluster = Cluster::new(4, 9, Parameters::default());
+    // Replica 1, the next leader, gets no proposal, and nobody gets a commit: the batch is prepared at 0, 2 and 3 and goes no further.
+    cluster.swallow = |from, to, message| match message {
+        ConsensusMessage::PrePrepare(_) => to == 1,
+        ConsensusMessage::Vote(v) => v.vote.view == 0 && v.vote.phase == Phase::Commit,
+        ConsensusMessage::Forward(_) => from == 0 || to == 1,
+        _ => false,
+    };
+    cluster.submit(2, 1);
+    cluster.run_for(150);
+    assert!(cluster.committed.is_empty());
+    cluster.crash(0);
+    cluster.run_for(4_000);
+    assert_eq!(cluster.receipts.len(), 1, "the batch survived the view change");
+    let one = cluster.nodes[1].core.as_ref().unwrap().status();
+    assert!(one.view >= 1 && one.slot == 1, "{one:?}");
+    let fetched = cluster.nodes[1].journal.iter().any(|r| matches!(r, Record::Body { .. }));
+    assert!(fetched, "replica 1 had to fetch the body");
+}
+
+#[test]
+fn what_is_recovered_is_what_was_live_after_every_rotation_of_the_voting_record() {
+    let mut cluster = Cluster::new(4, 10, Parameters::default());
+    cluster.crash(0);
+    cluster.submit(1, 1);
+    cluster.run_for(3_000);
+    let snapshot = cluster.nodes[2].core.as_ref().unwrap().voting_snapshot();
+    let kinds: Vec<&str> = snapshot
+        .iter()
+        .map(|r| match r {
+            Record::Started { .. } => "started",
+            Record::NewView(_) => "new-view",
+            Record::Prepared(_) => "prepared",
+            Record::Stable(_) => "stable",
+            Record::ViewChange(_) => "view-change",
+            _ => "other",
+        })
+        .collect();
+    assert_eq!(kinds, ["started", "new-view", "prepared"]);
+    // The journal as a rotation leaves it: the snapshot in place of every voting record, before the segments' records.
+    let live = cluster.nodes[2].core.as_ref().unwrap().status();
+    let journal = &mut cluster.nodes[2].journal;
+    journal.retain(|r| r.part() == Part::Segments);
+    journal.splice(0..0, snapshot);
+    cluster.crash(2);
+    cluster.start(2);
+    let recovered = cluster.nodes[2].core.as_ref().unwrap();
+    assert_eq!((recovered.status().view, recovered.status().slot, recovered.status().log_root), (live.view, live.slot, live.log_root));
+    assert!(recovered.slots.values().any(|s| s.prepared.is_some()), "prepared certificates survive");
 }
 
 #[test]
