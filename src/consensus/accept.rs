@@ -10,6 +10,11 @@ use super::verify::{CheckedBody, CheckedProposal};
 use crate::crypto::Signature;
 use crate::types::{ConsensusMessage, Evidence, Header, Phase, SignedVote, View, Vote};
 
+/// How far ahead of the next slot proposals are kept.
+const BUFFERED_SLOTS: u64 = 64;
+/// How many bytes of them.
+const BUFFERED_BYTES: u64 = 64 << 20;
+
 /// What a replica makes of the next proposal.
 enum Verdict {
     Accept,
@@ -37,8 +42,19 @@ impl Replica {
                 return;
             }
         }
-        if self.proposals.get(&slot).is_none_or(|known| known.view < proposal.view) {
-            self.proposals.insert(slot, proposal);
+        self.buffer(proposal);
+    }
+
+    /// Keeps a proposal until it can be judged. One for a later view never takes the place of the current leader's: whoever leads some view far
+    /// ahead could otherwise silence every leader before it. Only so many slots and bytes are kept; the leader sends again what was missed.
+    fn buffer(&mut self, proposal: Arc<CheckedProposal>) {
+        let (slot, next) = (proposal.header.slot, self.head() + 1);
+        let current = proposal.view == self.view;
+        let buffer = if current { &mut self.proposals } else { &mut self.proposals_ahead };
+        let held: u64 = buffer.values().map(|p| p.body.body.encoded_bytes()).sum();
+        let room = slot == next || (slot < next + BUFFERED_SLOTS && held < BUFFERED_BYTES);
+        if room && buffer.get(&slot).is_none_or(|known| known.view < proposal.view) {
+            buffer.insert(slot, proposal);
         }
     }
 

@@ -176,7 +176,10 @@ pub struct Replica {
     // Volatile.
     pub(super) barred_view: Option<View>,
     pub(super) pool: Pool,
+    /// Of the current view, not yet judged.
     pub(super) proposals: BTreeMap<Slot, Arc<CheckedProposal>>,
+    /// Of later views.
+    pub(super) proposals_ahead: BTreeMap<Slot, Arc<CheckedProposal>>,
     pub(super) vote_cursor: Slot,
     pub(super) complaints: BTreeMap<ReplicaIndex, Heard>,
     pub(super) complained: Option<View>,
@@ -227,6 +230,7 @@ impl Replica {
             own_new_view: None,
             barred_view: None,
             proposals: BTreeMap::new(),
+            proposals_ahead: BTreeMap::new(),
             vote_cursor: 1,
             complaints: BTreeMap::new(),
             complained: None,
@@ -418,6 +422,7 @@ impl Replica {
         self.slots = self.slots.split_off(&(floor + 1));
         self.bodies = self.bodies.split_off(&(floor + 1, Digest::ZERO));
         self.proposals = self.proposals.split_off(&(self.tip.slot + 1));
+        self.proposals_ahead = self.proposals_ahead.split_off(&(self.tip.slot + 1));
         self.safety.forget_through(floor);
         self.vote_cursor = self.vote_cursor.max(floor + 1);
     }

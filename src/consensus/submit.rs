@@ -59,12 +59,13 @@ impl Replica {
             return Some(SubmitOutcome::Expired { not_after, now: self.tip.timestamp });
         }
         let parameters = self.federation.parameters();
-        let latest = self.now.wall.saturating_add(parameters.max_lifetime_ms);
+        // Within every correct leader's limit, though its clock may lag by the drift allowed.
+        let latest = self.now.wall.saturating_add(parameters.max_lifetime_ms.saturating_sub(parameters.max_drift_ms));
         if not_after > latest {
             return Some(SubmitOutcome::Rejected(format!(
                 "not_after is {} ms later than allowed: at most {} ms from now (is a clock wrong?)",
                 not_after - latest,
-                parameters.max_lifetime_ms
+                latest - self.now.wall
             )));
         }
         if not_after < self.now.wall {

@@ -405,35 +405,73 @@ fn a_replica_far_behind_catches_up_from_its_peers() {
     cluster.check_logs();
 }
 
+/// A proposal that passes the gate, signed by the leader of its view.
+fn forged_proposal(cluster: &Cluster, leader: u16, view: u64, slot: u64, id: &str) -> ConsensusMessage {
+    let update = StateUpdate { update_id: UpdateId(id.into()), data: vec![], timestamp: 1 };
+    let submission = Submission::sign(cluster.federation.id(), &author(), START + 60_000, vec![update]);
+    let body = Arc::new(crate::types::Body { submissions: vec![Arc::new(submission)] });
+    let checked = CheckedBody::compute(&cluster.federation, body.clone(), slot);
+    let mut frontier = crate::crypto::merkle::Frontier::default();
+    checked.leaf_hashes.iter().for_each(|l| frontier.append(*l));
+    let header = crate::types::Header {
+        kind: crate::types::BatchKind::Normal,
+        federation_id: cluster.federation.id(),
+        epoch: 0,
+        slot,
+        first_sequence: slot,
+        count: 1,
+        parent: Digest::ZERO,
+        body_digest: checked.digests.body,
+        log_root: frontier.root(),
+        timestamp: START + 10,
+        membership_digest: cluster.federation.membership_digest(),
+    };
+    let vote = Vote { phase: Phase::PrePrepare, epoch: 0, view, slot, digest: header.digest() };
+    let signature = secret(leader).consensus_key().sign(&vote.signed_bytes(cluster.federation.id()));
+    ConsensusMessage::PrePrepare(SignedProposal { view, header, body, signature })
+}
+
+#[test]
+fn the_leader_of_a_far_view_cannot_silence_the_current_one() {
+    let mut cluster = Cluster::new(4, 11, Parameters::default());
+    for slot in 1..100 {
+        let forged = forged_proposal(&cluster, 3, 403, slot, "forged");
+        (0..3).for_each(|to| cluster.process(Item::Message(3, to, forged.clone())));
+    }
+    for ticket in 0..20 {
+        cluster.submit(1, ticket);
+        cluster.run_for(20);
+    }
+    cluster.run_for(500);
+    assert_eq!(cluster.receipts.len(), 20);
+    assert_eq!(cluster.views_entered, 0);
+}
+
+#[test]
+fn numbers_out_of_reach_are_refused_and_nothing_overflows() {
+    let mut cluster = Cluster::new(4, 12, Parameters::default());
+    let status = crate::types::Status { epoch: 0, view: 0, changing: false, committed: u64::MAX, accepted: u64::MAX, stable: u64::MAX };
+    let far = forged_proposal(&cluster, 0, 0, u64::MAX, "far");
+    let body = match forged_proposal(&cluster, 0, 0, u64::MAX, "far") {
+        ConsensusMessage::PrePrepare(p) => ConsensusMessage::Body(p.header, p.body),
+        _ => unreachable!(),
+    };
+    let fetch = ConsensusMessage::FetchBody(crate::types::FetchBody { slot: u64::MAX, digest: Digest::ZERO });
+    for message in [ConsensusMessage::Status(status), far, body, fetch] {
+        for _ in 0..3 {
+            cluster.process(Item::Message(0, 1, message.clone()));
+        }
+    }
+    cluster.submit(2, 1);
+    cluster.run_for(500);
+    assert_eq!(cluster.receipts.len(), 1);
+}
+
 #[test]
 fn a_leader_that_proposes_twice_is_replaced_and_convicted() {
     let mut cluster = Cluster::new(4, 5, Parameters::default());
-    let proposal = |id: &str, cluster: &Cluster| {
-        let update = StateUpdate { update_id: UpdateId(id.into()), data: vec![], timestamp: 1 };
-        let submission = Submission::sign(cluster.federation.id(), &author(), START + 60_000, vec![update]);
-        let body = Arc::new(crate::types::Body { submissions: vec![Arc::new(submission)] });
-        let checked = CheckedBody::compute(&cluster.federation, body.clone(), 1);
-        let mut frontier = crate::crypto::merkle::Frontier::default();
-        checked.leaf_hashes.iter().for_each(|l| frontier.append(*l));
-        let header = crate::types::Header {
-            kind: crate::types::BatchKind::Normal,
-            federation_id: cluster.federation.id(),
-            epoch: 0,
-            slot: 1,
-            first_sequence: 1,
-            count: 1,
-            parent: Digest::ZERO,
-            body_digest: checked.digests.body,
-            log_root: frontier.root(),
-            timestamp: START + 10,
-            membership_digest: cluster.federation.membership_digest(),
-        };
-        let vote = Vote { phase: Phase::PrePrepare, epoch: 0, view: 0, slot: 1, digest: header.digest() };
-        let signature = secret(0).consensus_key().sign(&vote.signed_bytes(cluster.federation.id()));
-        ConsensusMessage::PrePrepare(SignedProposal { view: 0, header, body, signature })
-    };
     cluster.crash(0);
-    let (a, b) = (proposal("a", &cluster), proposal("b", &cluster));
+    let (a, b) = (forged_proposal(&cluster, 0, 0, 1, "a"), forged_proposal(&cluster, 0, 0, 1, "b"));
     cluster.process(Item::Message(0, 1, a.clone()));
     cluster.process(Item::Message(0, 2, b.clone()));
     cluster.process(Item::Message(0, 1, b));

@@ -220,7 +220,10 @@ impl Replica {
         }
         self.duplicates.clear_in_flight();
         self.pool.unmark_all();
-        self.proposals.retain(|_, p| p.view >= view);
+        self.proposals.retain(|_, p| p.view == view);
+        let (now, later): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut self.proposals_ahead).into_iter().partition(|(_, p)| p.view <= view);
+        self.proposals.extend(now.into_iter().filter(|(_, p)| p.view == view));
+        self.proposals_ahead = later;
         self.complaints.retain(|_, heard| heard.view >= view);
         self.complained = None;
         self.view_changes.retain(|_, vc| vc.new_view > view || (changing && vc.new_view == view));
@@ -243,7 +246,9 @@ impl Replica {
             }
             return;
         }
-        let has_work = !self.pool.is_empty() || self.head() > self.tip.slot;
+        // While the duplicate table is full no leader can serve, and none is to blame.
+        let room = self.duplicates.has_room(self.federation.parameters().max_submission_updates);
+        let has_work = (room && !self.pool.is_empty()) || self.head() > self.tip.slot;
         if !has_work {
             self.timers.work_since = None;
             return;
