@@ -319,7 +319,14 @@ impl ClientOptions {
 impl NodeOptions {
     fn validate(&self) -> Result<(), String> {
         within("submit_timeout_ms", self.submit_timeout_ms, 100, 600_000)?;
-        within("max_answer_bytes", self.max_answer_bytes, 64 << 10, 32 << 20)
+        within("max_answer_bytes", self.max_answer_bytes, 64 << 10, 32 << 20)?;
+        within("tick_ms", self.tick_ms, 1, 1_000)?;
+        within("group_steps", self.group_steps, 1, 65_536)?;
+        within("idle_sync_ms", self.idle_sync_ms, 1, 10_000)?;
+        within("log_queue_batches", self.log_queue_batches, 1, 65_536)?;
+        within("catch_up_timeout_ms", self.catch_up_timeout_ms, 100, 600_000)?;
+        within("catch_up_bytes", self.catch_up_bytes, 64 << 10, 32 << 20)?;
+        within("catch_up_backlog_batches", self.catch_up_backlog_batches, 1, 65_536)
     }
 }
 
@@ -332,6 +339,8 @@ impl CoreOptions {
         within("max_timeout_ms", self.max_timeout_ms, self.request_timeout_ms, 24 * 3_600_000)?;
         within("gossip_ms", self.gossip_ms, 10, 60_000)?;
         within("catch_up_after_ms", self.catch_up_after_ms, 10, 600_000)?;
+        within("buffered_proposal_slots", self.buffered_proposal_slots, 1, 4_096)?;
+        within("buffered_proposal_bytes", self.buffered_proposal_bytes, 1 << 20, 4 << 30)?;
         within("pool_bytes", self.pool_bytes, 1 << 20, 16 << 30)?;
         within("pool_author_bytes", self.pool_author_bytes, 1 << 16, self.pool_bytes)
     }

@@ -10,11 +10,6 @@ use super::verify::{CheckedBody, CheckedProposal};
 use crate::crypto::Signature;
 use crate::types::{ConsensusMessage, Evidence, Header, Phase, SignedVote, View, Vote};
 
-/// How far ahead of the next slot proposals are kept.
-const BUFFERED_SLOTS: u64 = 64;
-/// How many bytes of them.
-const BUFFERED_BYTES: u64 = 64 << 20;
-
 /// What a replica makes of the next proposal.
 enum Verdict {
     Accept,
@@ -52,7 +47,7 @@ impl Replica {
         let current = proposal.view == self.view;
         let buffer = if current { &mut self.proposals } else { &mut self.proposals_ahead };
         let held: u64 = buffer.values().map(|p| p.body.body.encoded_bytes()).sum();
-        let room = slot == next || (slot < next + BUFFERED_SLOTS && held < BUFFERED_BYTES);
+        let room = slot == next || (slot < next + self.options.buffered_proposal_slots && held < self.options.buffered_proposal_bytes);
         if room && buffer.get(&slot).is_none_or(|known| known.view < proposal.view) {
             buffer.insert(slot, proposal);
         }

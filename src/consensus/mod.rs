@@ -72,6 +72,10 @@ pub struct CoreOptions {
     pub gossip_ms: u64,
     /// Behind its peers and without a commit for so long, it fetches committed batches.
     pub catch_up_after_ms: u64,
+    /// How far ahead of the next slot proposals are kept until they can be judged.
+    pub buffered_proposal_slots: u64,
+    /// How many bytes of them, for the current view and for later ones each.
+    pub buffered_proposal_bytes: u64,
     /// The most bytes of pending submissions.
     pub pool_bytes: u64,
     /// The most bytes of one author's pending submissions.
@@ -88,6 +92,8 @@ impl Default for CoreOptions {
             max_timeout_ms: 30_000,
             gossip_ms: 50,
             catch_up_after_ms: 150,
+            buffered_proposal_slots: 64,
+            buffered_proposal_bytes: 64 << 20,
             pool_bytes: 64 << 20,
             pool_author_bytes: 32 << 20,
         }

@@ -9,18 +9,12 @@ use bytes::Bytes;
 use rayon::prelude::*;
 use tokio::runtime::Handle as Runtime;
 
+use super::NodeOptions;
 use super::driver::Input;
 use super::shared::Shared;
 use crate::consensus::{CheckedBatch, Event, Verified, Verifier};
 use crate::net::Net;
 use crate::types::{LogQuery, MAX_FRAME_BYTES, ReplicaIndex, Request, Response, Slot, decode, encode};
-
-/// How long a peer may take to answer.
-const TIMEOUT: Duration = Duration::from_secs(10);
-/// No more is fetched while so many batches wait for the log.
-const MAX_BACKLOG: u64 = 256;
-/// About how many bytes one request asks for.
-const REQUEST_BYTES: u64 = 8 << 20;
 
 /// Asks peers for batches and brings what verifies to the core.
 #[derive(Clone)]
@@ -30,6 +24,7 @@ pub(super) struct CatchUp {
     pub(super) verifier: Arc<Verifier>,
     pub(super) shared: Arc<Shared>,
     pub(super) core: Sender<Input>,
+    pub(super) options: NodeOptions,
 }
 
 impl CatchUp {
@@ -37,7 +32,7 @@ impl CatchUp {
     pub(super) fn fetch(&self, peer: ReplicaIndex, from_slot: Slot) {
         let this = self.clone();
         self.runtime.spawn(async move {
-            while this.shared.counters.log_backlog.load(Ordering::Relaxed) > MAX_BACKLOG {
+            while this.shared.counters.log_backlog.load(Ordering::Relaxed) > this.options.catch_up_backlog_batches {
                 if this.shared.stopped().borrow().is_some() {
                     return;
                 }
@@ -58,9 +53,10 @@ impl CatchUp {
     }
 
     async fn ask(&self, peer: ReplicaIndex, slot: Slot) -> Result<Vec<Verified<CheckedBatch>>, String> {
-        let request = Request::Log(LogQuery::FromSlot { slot, max_bytes: REQUEST_BYTES });
+        let request = Request::Log(LogQuery::FromSlot { slot, max_bytes: self.options.catch_up_bytes });
         let request = encode(&request).map_err(|e| e.to_string())?;
-        let answer = self.net.request(peer, Bytes::from(request), TIMEOUT, MAX_FRAME_BYTES).await.map_err(|e| e.to_string())?;
+        let timeout = Duration::from_millis(self.options.catch_up_timeout_ms);
+        let answer = self.net.request(peer, Bytes::from(request), timeout, MAX_FRAME_BYTES).await.map_err(|e| e.to_string())?;
         let verifier = self.verifier.clone();
         let verified = tokio::task::spawn_blocking(move || {
             let Ok(Response::Log(range)) = decode::<Response>(&answer) else { return Err("not a range of batches".to_owned()) };

@@ -11,9 +11,6 @@ use super::writer::WriterInput;
 use crate::consensus::{Event, Now, Record, Replica, Step, Verifier};
 use crate::net::InboundPermit;
 
-/// How often the core is told that time passed.
-const TICK: Duration = Duration::from_millis(10);
-
 /// What the core's thread is given.
 pub(super) enum Input {
     /// An event. A peer's permit returns its share of the budget once the event was handled.
@@ -33,6 +30,8 @@ pub(super) struct Driver {
     pub(super) rotate: Arc<AtomicBool>,
     /// The beginning of the monotonic clock.
     pub(super) started: Instant,
+    /// How often the core is told that time passed.
+    pub(super) tick: Duration,
 }
 
 impl Driver {
@@ -41,7 +40,7 @@ impl Driver {
         let started = self.started;
         let step = self.core.resume(now(started));
         let mut alive = self.pass_on(step);
-        let mut next_tick = Instant::now() + TICK;
+        let mut next_tick = Instant::now() + self.tick;
         while alive {
             match inputs.recv_timeout(next_tick.saturating_duration_since(Instant::now())) {
                 Ok(Input::Event(event, permit)) => {
@@ -55,7 +54,7 @@ impl Driver {
             if Instant::now() >= next_tick {
                 let step = self.core.handle(now(started), Event::Tick);
                 alive = self.pass_on(step);
-                next_tick = Instant::now() + TICK;
+                next_tick = Instant::now() + self.tick;
             }
         }
     }

@@ -45,9 +45,6 @@ use service::{Answering, Service};
 use shared::Shared;
 use writer::Writer;
 
-/// How many batches may wait for the log before the journal's thread waits for it.
-const LOG_QUEUE: usize = 1_024;
-
 /// What an operator may set of the node itself. Times in ms, sizes in bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -56,11 +53,35 @@ pub struct NodeOptions {
     pub submit_timeout_ms: u64,
     /// About how many bytes of batches one answer may hold.
     pub max_answer_bytes: u64,
+    /// How often the core is told that time passed.
+    pub tick_ms: u64,
+    /// How many steps of the core share one sync at most.
+    pub group_steps: u64,
+    /// How long records that nothing waits for may stay unwritten.
+    pub idle_sync_ms: u64,
+    /// How many batches may wait for the log before the journal waits for it.
+    pub log_queue_batches: u64,
+    /// How long a peer may take to answer when this replica catches up.
+    pub catch_up_timeout_ms: u64,
+    /// About how many bytes one such request asks for.
+    pub catch_up_bytes: u64,
+    /// No more is fetched while so many batches wait for the log.
+    pub catch_up_backlog_batches: u64,
 }
 
 impl Default for NodeOptions {
     fn default() -> Self {
-        Self { submit_timeout_ms: 20_000, max_answer_bytes: 16 << 20 }
+        Self {
+            submit_timeout_ms: 20_000,
+            max_answer_bytes: 16 << 20,
+            tick_ms: 10,
+            group_steps: 512,
+            idle_sync_ms: 50,
+            log_queue_batches: 1_024,
+            catch_up_timeout_ms: 10_000,
+            catch_up_bytes: 8 << 20,
+            catch_up_backlog_batches: 256,
+        }
     }
 }
 
@@ -134,14 +155,26 @@ impl Node {
         let outbox = Outbox { net: net.clone() };
         let rotate = Arc::new(AtomicBool::new(false));
         let (writer_in, writer_inputs) = mpsc::channel();
-        let (log_in, log_inputs) = mpsc::sync_channel(LOG_QUEUE);
+        let (log_in, log_inputs) = mpsc::sync_channel(usize::try_from(node.log_queue_batches).unwrap_or(1));
         let suspect = report.suspect.is_some();
         let runtime = tokio::runtime::Handle::current();
-        let catch_up = CatchUp { net: net.clone(), runtime, verifier: verifier.clone(), shared: shared.clone(), core: core_in.clone() };
-        let writer =
-            Writer { journal, shared: shared.clone(), outbox: outbox.clone(), catch_up, log: log_in, rotate: rotate.clone(), places, suspect };
+        let catch_up =
+            CatchUp { net: net.clone(), runtime, verifier: verifier.clone(), shared: shared.clone(), core: core_in.clone(), options: node.clone() };
+        let writer = Writer {
+            journal,
+            shared: shared.clone(),
+            outbox: outbox.clone(),
+            catch_up,
+            log: log_in,
+            rotate: rotate.clone(),
+            places,
+            suspect,
+            idle_sync: Duration::from_millis(node.idle_sync_ms),
+            group_steps: usize::try_from(node.group_steps).unwrap_or(1),
+        };
         let log = LogWriter { store, shared: shared.clone(), core: core_in.clone() };
-        let driver = Driver { core, verifier: verifier.clone(), shared: shared.clone(), outbox, writer: writer_in, rotate, started };
+        let tick = Duration::from_millis(node.tick_ms);
+        let driver = Driver { core, verifier: verifier.clone(), shared: shared.clone(), outbox, writer: writer_in, rotate, started, tick };
         let mut threads = gates(frames, &verifier, &shared, &core_in)?;
         threads.push(thread("log", &shared, move || log.run(&log_inputs))?);
         threads.push(thread("journal", &shared, move || writer.run(&writer_inputs))?);

@@ -16,11 +16,6 @@ use crate::journal::{Journal, JournalError, Locator};
 use crate::recovery::body_locator;
 use crate::types::Slot;
 
-/// How long lazily written records may wait for the next sync.
-const IDLE_SYNC: Duration = Duration::from_millis(50);
-/// How many steps share one sync at most.
-const GROUP_STEPS: usize = 512;
-
 /// What the journal's thread is given, in the core's order.
 pub(super) enum WriterInput {
     /// One step.
@@ -46,13 +41,17 @@ pub(super) struct Writer {
     pub(super) places: BTreeMap<(Slot, Digest), Locator>,
     /// A suspect replica casts no vote, so its voting record stays as it was found.
     pub(super) suspect: bool,
+    /// How long lazily written records may wait for the next sync.
+    pub(super) idle_sync: Duration,
+    /// How many steps share one sync at most.
+    pub(super) group_steps: usize,
 }
 
 impl Writer {
     /// Runs until the core is gone. A failed write or sync stops the replica.
     pub(super) fn run(mut self, inputs: &Receiver<WriterInput>) {
         loop {
-            let result = match inputs.recv_timeout(IDLE_SYNC) {
+            let result = match inputs.recv_timeout(self.idle_sync) {
                 Ok(first) => self.group(first, inputs),
                 Err(RecvTimeoutError::Timeout) => self.journal.sync(),
                 Err(RecvTimeoutError::Disconnected) => {
@@ -71,7 +70,7 @@ impl Writer {
 
     fn group(&mut self, first: WriterInput, inputs: &Receiver<WriterInput>) -> Result<(), JournalError> {
         let (mut effects, mut must_sync) = (Vec::new(), false);
-        for input in std::iter::once(first).chain(inputs.try_iter().take(GROUP_STEPS)) {
+        for input in std::iter::once(first).chain(inputs.try_iter().take(self.group_steps)) {
             match input {
                 WriterInput::Step { records, effects: of_step } => {
                     for record in records {
