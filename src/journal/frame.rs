@@ -166,6 +166,14 @@ impl Header {
     }
 }
 
+/// One frame as it lies in a group.
+pub(super) struct RawFrame<'a> {
+    pub(super) head: FrameHead,
+    pub(super) body: &'a [u8],
+    /// Offset of `body` in the group's payload.
+    pub(super) start: usize,
+}
+
 /// Walks the frames of one group's payload.
 pub(super) struct FrameCursor {
     payload: Vec<u8>,
@@ -173,16 +181,13 @@ pub(super) struct FrameCursor {
     closed: bool,
 }
 
-/// A frame's head, its payload, and the payload's offset in the group.
-type Placed<'a> = (FrameHead, &'a [u8], usize);
-
 impl FrameCursor {
     pub(super) const fn new(payload: Vec<u8>) -> Self {
         Self { payload, at: 0, closed: false }
     }
 
-    /// The next frame, its payload and the payload's offset in the group; `None` after the mark and clean padding.
-    pub(super) fn next(&mut self, max: u32) -> Result<Option<Placed<'_>>, FrameProblem> {
+    /// The next frame; `None` after the mark and clean padding.
+    pub(super) fn next(&mut self, max: u32) -> Result<Option<RawFrame<'_>>, FrameProblem> {
         let rest = self.payload.get(self.at..).unwrap_or_default();
         if self.closed {
             let clean = rest.len() < PAYLOAD && rest.iter().all(|byte| *byte == 0);
@@ -198,7 +203,7 @@ impl FrameCursor {
         let body = self.payload.get(start..end).ok_or(FrameProblem::PastEnd { len: head.len, left })?;
         self.at = end;
         self.closed = head.kind == KIND_MARK;
-        Ok(Some((head, body, start)))
+        Ok(Some(RawFrame { head, body, start }))
     }
 
     /// Whether nothing has been read yet.

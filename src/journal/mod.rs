@@ -265,7 +265,9 @@ impl Journal {
             let segments_synced = journal.segments.synced_lsn();
             let bytes = journal.votes.rotate(&*journal.disk, &Snapshot { records: snapshot, first_lsn, segments_synced })?;
             journal.count(bytes);
-            Ok(())
+            // A group of a mark alone: the segments now name the new generation's records, so that losing them is seen.
+            journal.segments.begin_mark(journal.next_lsn)?;
+            journal.flush_segments()
         })
     }
 

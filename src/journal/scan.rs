@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::error::{Damage, DamageKind, FrameProblem};
-use super::frame::{FORMAT_VERSION, Frame, FrameCursor, FrameHead, Header, KIND_HEADER, KIND_MARK, Locator, StreamKind};
+use super::frame::{FORMAT_VERSION, Frame, FrameCursor, FrameHead, Header, KIND_HEADER, KIND_MARK, Locator, RawFrame, StreamKind};
 use super::page::{PAGE, PAYLOAD, PageFound, PagePlace, classify};
 
 /// Pages read at once.
@@ -314,7 +314,7 @@ impl FrameScan {
             let file = &self.groups.path;
             let damage = |kind| Damage { stream, file: file.clone(), page: Some(page), kind };
             let malformed = |problem| damage(DamageKind::Frame { group, offset: at, problem });
-            let Some((head, body, start)) = cursor.next(max).map_err(malformed)? else { return Ok(None) };
+            let Some(RawFrame { head, body, start }) = cursor.next(max).map_err(malformed)? else { return Ok(None) };
             let FrameHead { kind, lsn, tag, len } = head;
             match kind {
                 KIND_HEADER if starts_file => {

@@ -312,6 +312,17 @@ impl SegmentWriter {
         Ok(Locator { segment: self.number, page: self.next_page, offset: offset as u32, len: payload.len() as u32 })
     }
 
+    /// Makes room for a group of a mark alone, for `flush` to write.
+    pub(super) fn begin_mark(&mut self, next_lsn: u64) -> Result<(), JournalError> {
+        if !self.fits(0) {
+            self.roll(0)?;
+        }
+        if self.builder.is_empty() && self.next_page == 0 {
+            self.header(next_lsn).push(&mut self.builder);
+        }
+        Ok(())
+    }
+
     const fn header(&self, first_lsn: u64) -> Header {
         Header {
             version: FORMAT_VERSION,

@@ -85,16 +85,16 @@ fn load_once(dir: &Path, expected: Expectation) -> VotesState {
     }
     state.highest_generation = files.iter().map(|file| file.lap).max().unwrap_or(0);
     files.sort_by_key(|file| (file.whole, file.lap));
-    let current = files.pop().filter(|file| file.whole);
-    let generation = current.as_ref().map_or(0, |file| file.lap);
-    for other in files {
-        judge_other(&mut state, other, generation);
-    }
-    let Some(file) = current else {
+    let Some(file) = files.pop_if(|file| file.whole) else {
+        state.damage.extend(files.into_iter().flat_map(|file| file.damage));
         let kind = DamageKind::NoGeneration;
         state.damage.push(Damage { stream: StreamKind::Votes, file: dir.to_path_buf(), page: None, kind });
         return state;
     };
+    let generation = file.lap;
+    for other in files {
+        judge_other(&mut state, other, generation);
+    }
     state.generation = generation;
     state.header = file.scan.header;
     state.last_lsn = file.scan.last_lsn;
@@ -110,6 +110,11 @@ fn read_file(path: &Path, parity: u64, expected: Expectation) -> Result<VotesFil
     let stream = StreamKind::Votes;
     let (mut source, _) = PageSource::open(path, stream)?;
     let (mut lap, mut first_page, mut damage) = (0, PageFound::Zero, Vec::new());
+    if source.pages() == 0 {
+        // Both files have pages from the beginning; an emptied one may have held the newer generation.
+        let kind = DamageKind::Length { expected: PAGE as u64, found: 0 };
+        damage.push(Damage { stream, file: path.to_path_buf(), page: None, kind });
+    }
     for number in 0..source.pages() {
         let found = source.page(number).0;
         if number == 0 {
