@@ -137,7 +137,31 @@ impl<P: FnMut(u64)> Auditor<'_, P> {
                 self.check(&mut chunk);
             }
         }
+        self.complete_from_log(&bodies, next, &mut chunk);
         self.check(&mut chunk);
+    }
+
+    /// Commit certificates are written lazily, so after a crash the log may hold some that the journal lost. Bodies it may not have lost.
+    fn complete_from_log(&mut self, bodies: &BTreeMap<(Slot, Digest), (Header, Arc<Body>)>, next: Slot, chunk: &mut Vec<CommittedBatch>) {
+        let Some(log) = self.log.clone() else { return };
+        for slot in next..=log.head().slot {
+            let row = match log.row_at_slot(slot) {
+                Ok(Some(row)) => row,
+                Ok(None) => return,
+                Err(error) => {
+                    self.report.bad(slot, 0, "log row", "a whole row", &error.to_string());
+                    continue;
+                }
+            };
+            self.report.behind_log += 1;
+            match bodies.get(&(slot, row.header.digest())).cloned() {
+                Some((header, body)) => chunk.push(CommittedBatch { header, body, certificate: row.certificate }),
+                None => self.report.bad(slot, row.header.first_sequence, "body", "the batch that the log holds", "none in the journal"),
+            }
+            if chunk.len() >= CHUNK {
+                self.check(chunk);
+            }
+        }
     }
 
     fn check(&mut self, chunk: &mut Vec<CommittedBatch>) {
@@ -213,10 +237,6 @@ impl<P: FnMut(u64)> Auditor<'_, P> {
         }
         if let Some(log) = &self.log {
             let head = log.head();
-            if head.sequence > self.chain.sequence() {
-                let lag = head.slot - self.chain.slot().min(head.slot);
-                self.report.behind_log = lag;
-            }
             // The upper tile levels, through the frontier that they give.
             if head.sequence == self.chain.sequence() && head.frontier.root() != self.report.log_root {
                 self.report.bad(head.slot, head.sequence, "merkle file", &self.report.log_root.to_string(), &head.frontier.root().to_string());

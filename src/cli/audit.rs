@@ -1,5 +1,6 @@
 //! `exofed audit`: the whole history of one replica, offline.
 
+use std::fs;
 use std::path::PathBuf;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -48,10 +49,20 @@ impl Audit {
         if !path.exists() {
             return;
         }
-        if let Err(error) = ReplicaFile::load(&path) {
-            // A genesis that moved is no damage to the replica; what it names itself is.
-            let rule = if read_toml::<ReplicaFile>(&path).is_err() { "configuration" } else { "secret" };
-            report.found(rule, "a configuration and secret that fit the genesis", &error.to_string());
+        match ReplicaFile::load(&path) {
+            Ok(config) => {
+                // A start reads the directory that is configured; another one, however clean, says nothing of it.
+                let (audited, configured) = (data_dir(&self.target), config.data.0);
+                let same = fs::canonicalize(&audited).ok().is_some_and(|a| fs::canonicalize(&configured).is_ok_and(|c| a == c));
+                if !same {
+                    report.found("configuration", &audited.display().to_string(), &configured.display().to_string());
+                }
+            }
+            Err(error) => {
+                // A genesis that moved is no damage to the replica; what it names itself is.
+                let rule = if read_toml::<ReplicaFile>(&path).is_err() { "configuration" } else { "secret" };
+                report.found(rule, "a configuration and secret that fit the genesis", &error.to_string());
+            }
         }
     }
 }

@@ -754,15 +754,15 @@ proptest! {
 fn a_lost_generation_is_damage_even_if_nothing_was_written_after_it() {
     for emptied in [true, false] {
         let (_home, dir) = fresh();
-        let (mut journal, _) = Journal::open(&dir, FEDERATION, &OPTIONS).unwrap();
+        let (mut journal, _) = open(&dir);
         journal.append_vote(1, b"first").unwrap();
         journal.sync().unwrap();
         journal.rotate_votes(&[(1, b"state".to_vec())]).unwrap();
         drop(journal);
-        let current = votes_path(&dir, 0);
+        let current = dir.join("votes.0");
         let length = fs::metadata(&current).unwrap().len();
         fs::write(&current, vec![0; if emptied { 0 } else { usize::try_from(length).unwrap() }]).unwrap();
-        let (_, report) = Journal::open(&dir, FEDERATION, &OPTIONS).unwrap();
+        let (_, report) = open(&dir);
         assert!(report.votes_damaged, "emptied: {emptied}; {:?}", report.damage);
     }
 }

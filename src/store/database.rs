@@ -68,10 +68,7 @@ impl Database {
                 db,
             })
         });
-        let database = opened.map_err(|error| match error {
-            StoreError::Database { message } => StoreError::Damaged(Damage::Database { message }),
-            other => other,
-        })?;
+        let database = opened.map_err(StoreError::while_opening)?;
         sync_file(&dir.join("conf"))?;
         sync_file(dir)?;
         Ok(database)

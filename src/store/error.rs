@@ -174,6 +174,14 @@ impl StoreError {
         Self::Io { path: path.to_path_buf(), message: error.to_string() }
     }
 
+    /// What the database refuses while the log is opened is damage: nothing was asked of it but to read.
+    pub(super) fn while_opening(self) -> Self {
+        match self {
+            Self::Database { message } => Self::Damaged(Damage::Database { message }),
+            other => other,
+        }
+    }
+
     /// Whether rebuilding the log from the journal is the remedy.
     #[must_use]
     pub fn is_damage(&self) -> bool {

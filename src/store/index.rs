@@ -131,7 +131,7 @@ impl Index {
             let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
             let span = name.strip_prefix("run-").and_then(|n| n.split_once('-')).and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
             match span {
-                Some((first, last)) if last <= head => found.push((first, last, path)),
+                Some((first, last)) if first <= last && last <= head => found.push((first, last, path)),
                 _ if write => fs::remove_file(&path)?,
                 _ => {}
             }

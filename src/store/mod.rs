@@ -223,8 +223,12 @@ impl Store {
     pub fn open(dir: &Path, federation: FederationId, options: &StoreOptions) -> Result<(Self, StoreReport), StoreError> {
         options.validate()?;
         let log = dir.join("log");
-        if !log.join("sled").join("db").exists() {
+        if !log.exists() {
             return Err(StoreError::Missing { dir: dir.to_path_buf() });
+        }
+        // A log is made whole under another name: sled would take a lost file for a new database.
+        if !log.join("sled").join("db").exists() {
+            return Err(StoreError::Damaged(Damage::Database { message: "the file db is missing".to_owned() }));
         }
         Self::open_log(&log, federation, options)
     }
@@ -232,18 +236,25 @@ impl Store {
     fn open_log(log: &Path, federation: FederationId, options: &StoreOptions) -> Result<(Self, StoreReport), StoreError> {
         let mut report = StoreReport::default();
         let database = Database::open(&log.join("sled"), options.cache_bytes)?;
-        migrate::check(&database, federation)?;
+        migrate::check(&database, federation).map_err(StoreError::while_opening)?;
         let synced = read_synced(log)?;
-        let head = find_head(&database, &synced, &mut report)?;
+        let from = synced_end(&database, &synced).map_err(StoreError::while_opening)?;
+        let mut end = follow(&database, &from).map_err(StoreError::while_opening)?;
         let io = |e: std::io::Error| StoreError::io(log, &e);
         for part in ["merkle", "index"] {
             fs::create_dir_all(log.join(part)).map_err(io)?;
         }
         let tiles = Tiles::open(&log.join("merkle"), true).map_err(io)?;
-        let (head, root) = head;
-        tiles.truncate(head.sequence).map_err(io)?;
-        let frontier = tiles.frontier(head.sequence).ok().filter(|f| f.root() == root || head.sequence == 0);
+        let mut frontier = tree_behind(&tiles, &from, &end);
+        if frontier.is_none() {
+            // A power cut may take of the Merkle files what it leaves of the rows: what was synced is whole by itself.
+            end = from.clone();
+            frontier = tree_behind(&tiles, &from, &end);
+        }
+        let End { head, .. } = end;
         let frontier = frontier.ok_or(StoreError::Damaged(Damage::Merkle { sequence: head.sequence }))?;
+        report.rows_cut = database.batches.remove_from(&(head.sequence + 1).to_be_bytes()).map_err(StoreError::while_opening)?;
+        tiles.truncate(head.sequence).map_err(io)?;
         let run_entries = usize::try_from(options.index_run_entries).unwrap_or(usize::MAX);
         let index = Index::open(&log.join("index"), run_entries, head.sequence, true).map_err(io)?;
         let head = Arc::new(RwLock::new(Head { frontier, ..head }));
@@ -407,10 +418,16 @@ impl Store {
     }
 }
 
-/// The end of the log and its root: the last row behind the last sync up to which every row is whole and continues the one before.
-fn find_head(database: &Database, synced: &Synced, report: &mut StoreReport) -> Result<(Head, Digest), StoreError> {
-    let mut head = Head { slot: synced.slot, sequence: synced.sequence, digest: synced.digest, ..Head::default() };
-    let mut root = Digest::ZERO;
+/// A place where the log may end, and its root there.
+#[derive(Clone)]
+struct End {
+    head: Head,
+    root: Digest,
+}
+
+/// The end that the last sync noted; its row must be there.
+fn synced_end(database: &Database, synced: &Synced) -> Result<End, StoreError> {
+    let mut end = End { head: Head { slot: synced.slot, sequence: synced.sequence, digest: synced.digest, ..Head::default() }, root: Digest::ZERO };
     if synced.sequence > 0 {
         let rollback = |found| StoreError::Damaged(Damage::Rollback { expected: synced.slot, found });
         let row = database.batches.last::<BatchRow>(Some(&synced.sequence.to_be_bytes()))?;
@@ -418,28 +435,42 @@ fn find_head(database: &Database, synced: &Synced, report: &mut StoreReport) -> 
         if row.header.digest() != synced.digest {
             return Err(rollback(row.header.slot));
         }
-        (head.timestamp, root) = (row.header.timestamp, row.header.log_root);
+        (end.head.timestamp, end.root) = (row.header.timestamp, row.header.log_root);
     }
+    Ok(end)
+}
+
+/// The last row behind an end up to which every row is whole and continues the one before.
+fn follow(database: &Database, from: &End) -> Result<End, StoreError> {
+    let mut end = from.clone();
     loop {
-        let next = head.sequence + 1;
+        let (head, next) = (&end.head, end.head.sequence + 1);
         match database.batches.get::<BatchRow>(&next.to_be_bytes()) {
             Ok(Some(row)) if row.header.slot == head.slot + 1 && row.header.parent == head.digest && row.header.first_sequence == next => {
                 let header = row.header;
-                root = header.log_root;
-                head = Head {
-                    slot: header.slot,
-                    sequence: header.last_sequence(),
-                    digest: header.digest(),
-                    timestamp: header.timestamp,
-                    ..Head::default()
-                };
+                let (slot, sequence, timestamp) = (header.slot, header.last_sequence(), header.timestamp);
+                end = End { head: Head { slot, sequence, digest: header.digest(), timestamp, ..Head::default() }, root: header.log_root };
             }
-            Ok(None) | Err(StoreError::Damaged(_)) | Ok(Some(_)) => break,
+            Ok(None) | Err(StoreError::Damaged(_)) | Ok(Some(_)) => return Ok(end),
             Err(error) => return Err(error),
         }
     }
-    report.rows_cut = database.batches.remove_from(&(head.sequence + 1).to_be_bytes())?;
-    Ok((head, root))
+}
+
+/// The tree's frontier at an end, if the files give its root. Behind the last sync every leaf is read, and the levels above are written anew:
+/// any of those pages may be missing though the root follows from others.
+fn tree_behind(tiles: &Tiles, synced: &End, end: &End) -> Option<Frontier> {
+    let from = synced.head.sequence;
+    let mut frontier = tiles.frontier(from).ok().filter(|f| from == 0 || f.root() == synced.root)?;
+    if end.head.sequence > from {
+        let leaves = tiles.leaves(from, usize::try_from(end.head.sequence - from).ok()?).ok()?;
+        leaves.iter().for_each(|leaf| frontier.append(*leaf));
+        if frontier.root() != end.root {
+            return None;
+        }
+        tiles.append(from, &leaves).ok()?;
+    }
+    Some(frontier)
 }
 
 /// `log/head`: crc32c, then what was synced last. Replaced by rename.

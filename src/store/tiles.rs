@@ -66,8 +66,14 @@ impl Tiles {
     }
 
     fn read(&self, level: usize, first: u64, count: usize) -> io::Result<Vec<Digest>> {
+        let file = self.file(level)?;
+        let length = file.metadata()?.len();
+        let end = first.checked_add(count as u64).and_then(|nodes| nodes.checked_mul(NODE));
+        if end.is_none_or(|end| end > length) {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+        }
         let mut bytes = vec![0; count * NODE as usize];
-        self.file(level)?.read_exact_at(&mut bytes, first * NODE)?;
+        file.read_exact_at(&mut bytes, first * NODE)?;
         Ok(bytes.chunks_exact(NODE as usize).map(|c| Digest(c.try_into().unwrap_or_default())).collect())
     }
 

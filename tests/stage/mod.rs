@@ -1,0 +1,153 @@
+//! A federation of real processes for tests; every process ends with the test, however that ends.
+
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+const EXOFED: &str = env!("CARGO_BIN_EXE_exofed");
+
+/// How long anything that must happen may take before the test fails.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Runs the program with these arguments and this input.
+pub(crate) fn exofed_with(arguments: &[&str], input: &[u8]) -> Output {
+    let mut command = Command::new(EXOFED);
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // A program that refuses its arguments closes its input early.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    child.wait_with_output().unwrap()
+}
+
+/// Runs the program with these arguments.
+pub(crate) fn exofed(arguments: &[&str]) -> Output {
+    exofed_with(arguments, b"")
+}
+
+pub(crate) fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+pub(crate) fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The JSON documents in an answer, one a line.
+pub(crate) fn documents(output: &Output) -> Vec<Value> {
+    stdout(output).lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+}
+
+/// Copies a directory with its files' permissions.
+pub(crate) fn copy_tree(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_tree(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), &target).unwrap();
+        }
+    }
+}
+
+/// Every file below a directory, sorted.
+pub(crate) fn files_of(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { files.extend(files_of(&path)) } else { files.push(path) }
+    }
+    files.sort();
+    files
+}
+
+/// One replica's process, killed when it is dropped; it also ends when its input is closed, as it is when the test itself is killed.
+struct Replica {
+    child: Child,
+    _input: ChildStdin,
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A federation of four in a temporary directory.
+pub(crate) struct Stage {
+    root: tempfile::TempDir,
+    replicas: Vec<Replica>,
+}
+
+impl Stage {
+    /// Makes a federation on free ports; nothing runs yet.
+    pub(crate) fn init() -> Self {
+        let stage = Self { root: tempfile::tempdir().unwrap(), replicas: Vec::new() };
+        let made = exofed(&["init", stage.path("").to_str().unwrap(), "--base-port", "0", "--json"]);
+        assert!(made.status.success(), "{}", stderr(&made));
+        stage
+    }
+
+    /// A path below the federation's directory.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join("federation").join(name)
+    }
+
+    /// The same as text.
+    pub(crate) fn text(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    /// Starts all four and waits until each says that it is ready.
+    pub(crate) fn start(&mut self) {
+        for index in 0..4 {
+            let errors = fs::File::create(self.path(&format!("replica-{index}.log"))).unwrap();
+            let mut command = Command::new(EXOFED);
+            command.args(["serve", "--until-stdin-ends", "--config"]).arg(self.path(&format!("replica-{index}/replica.toml")));
+            let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors).spawn().unwrap();
+            let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+            self.replicas.push(Replica { child, _input: input });
+            let mut line = String::new();
+            BufReader::new(output).read_line(&mut line).unwrap();
+            let said = || fs::read_to_string(self.path(&format!("replica-{index}.log"))).unwrap();
+            assert!(line.contains("ready at"), "replica-{index} did not start: {line}{}", said());
+        }
+    }
+
+    /// Stops all by SIGTERM; each must end in order.
+    pub(crate) fn stop(&mut self) {
+        for replica in &self.replicas {
+            let pid = rustix::process::Pid::from_child(&replica.child);
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        }
+        for mut replica in self.replicas.drain(..) {
+            assert!(replica.child.wait().unwrap().success(), "a replica did not stop in order");
+        }
+    }
+
+    /// Submits JSON lines.
+    pub(crate) fn submit(&self, lines: &[u8]) -> Output {
+        exofed_with(&["submit", "--json", "--config", &self.text("client.toml")], lines)
+    }
+
+    /// Waits until every replica's log ends at a sequence number.
+    pub(crate) fn settle(&self, sequence: u64) {
+        let until = Instant::now() + LIMIT;
+        loop {
+            let status = exofed(&["status", "--json", "--config", &self.text("client.toml")]);
+            let replicas = documents(&status).swap_remove(0)["replicas"].as_array().unwrap().clone();
+            if replicas.iter().all(|r| r["sequence"] == sequence) {
+                return;
+            }
+            assert!(Instant::now() < until, "the logs did not come together: {replicas:?}");
+        }
+    }
+}
