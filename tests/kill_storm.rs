@@ -3,14 +3,14 @@
 //! `EXOFED_KILL_UPDATES=100000 cargo test --release --test kill_storm` is the long version.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
+mod stage;
 
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Read, Write};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{Cluster, EXOFED, exofed, text};
+use stage::{EXOFED, Stage, exofed, stdout};
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |value| value.parse().unwrap())
@@ -31,9 +31,10 @@ fn every_acknowledged_update_is_in_every_log_exactly_once() {
     let updates = setting("EXOFED_KILL_UPDATES", 8_000);
     let seed = setting("EXOFED_KILL_SEED", 1);
     println!("updates {updates}, seed {seed}; repeat with EXOFED_KILL_UPDATES and EXOFED_KILL_SEED");
-    let mut cluster = Cluster::start(4);
+    let mut stage = Stage::init();
+    stage.start();
     let mut submit = Command::new(EXOFED)
-        .args(["submit", "--json", "--config", &cluster.path("client.toml"), "-"])
+        .args(["submit", "--json", "--config", &stage.text("client.toml"), "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -66,23 +67,23 @@ fn every_acknowledged_update_is_in_every_log_exactly_once() {
     let mut kills = 0;
     while submit.try_wait().unwrap().is_none() {
         if schedule.below(12) == 0 {
-            (0..4).for_each(|k| cluster.kill(k));
+            (0..4).for_each(|k| stage.kill(k));
             kills += 4;
-            (0..4).for_each(|k| cluster.restart(k));
+            (0..4).for_each(|k| stage.restart(k));
         }
         let victim = usize::try_from(schedule.below(4)).unwrap();
-        cluster.kill(victim);
+        stage.kill(victim);
         kills += 1;
         std::thread::sleep(Duration::from_millis(schedule.below(800)));
-        cluster.restart(victim);
+        stage.restart(victim);
         std::thread::sleep(Duration::from_millis(schedule.below(800)));
     }
     feeder.join().unwrap();
     let answers = reader.join().unwrap();
     let complaints = complaints.join().unwrap();
-    let status = cluster.settle();
-    cluster.stop();
-    println!("{kills} kills; view {}", status["replicas"][0]["view"]);
+    let statuses = stage.agree();
+    stage.stop();
+    println!("{kills} kills; view {}", statuses[0]["view"]);
 
     let mut acknowledged = BTreeMap::new();
     for line in answers.lines() {
@@ -93,7 +94,7 @@ fn every_acknowledged_update_is_in_every_log_exactly_once() {
     }
     assert_eq!(acknowledged.len() as u64, updates);
     for k in 0..4 {
-        let entries = cluster.entries(k);
+        let entries = stage.entries(k);
         let mut places = BTreeMap::new();
         for (entry, sequence) in entries.iter().zip(1u64..) {
             assert_eq!(entry.sequence, sequence, "replica {k} has a gap");
@@ -103,7 +104,7 @@ fn every_acknowledged_update_is_in_every_log_exactly_once() {
         for (id, sequence) in &acknowledged {
             assert_eq!(places.get(id), Some(sequence), "replica {k}, update {id}");
         }
-        let audit = exofed(&["audit", &cluster.path(&format!("replica-{k}")), "--genesis", &cluster.path("federation.toml")]);
-        assert!(audit.status.success(), "replica {k}: {}", text(&audit.stdout));
+        let audit = exofed(&["audit", &stage.text(&format!("replica-{k}")), "--genesis", &stage.text("federation.toml")]);
+        assert!(audit.status.success(), "replica {k}: {}", stdout(&audit));
     }
 }

@@ -1,5 +1,6 @@
 //! `exofed demo`: a whole federation on this machine, with kills.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -68,17 +69,18 @@ struct Kill {
 
 impl Demo {
     pub(crate) async fn run(self) -> Verdict {
-        // Ctrl-C drops the future, and with it every child.
+        // Ctrl-C drops the future, and with it every child. After the report it is the expected end.
+        let reported = Cell::new(None);
         tokio::select! {
-            verdict = self.play() => verdict,
+            verdict = self.play(&reported) => verdict,
             _ = tokio::signal::ctrl_c() => {
                 eprintln!("\nexofed: interrupted; every replica is stopped");
-                Ok(false)
+                Ok(reported.get().unwrap_or(false))
             }
         }
     }
 
-    async fn play(&self) -> Verdict {
+    async fn play(&self, reported: &Cell<Option<bool>>) -> Verdict {
         let temporary = if self.dir.is_none() { Some(tempfile::tempdir()?) } else { None };
         let dir = match (&self.dir, &temporary) {
             (Some(dir), _) => dir.clone(),
@@ -110,6 +112,7 @@ impl Demo {
         } else {
             outcome.print(&client)?
         }
+        reported.set(Some(good));
         if !self.exit {
             for replica in 0..usize::from(self.replicas) {
                 stage.restart(replica).await?;

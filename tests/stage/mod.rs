@@ -8,9 +8,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use exo_federation::config::FederationFile;
+use exo_federation::journal::{JournalOptions, JournalReader};
+use exo_federation::node::LogEntry;
+use exo_federation::recovery::body_of;
+use exo_federation::store::{Store, StoreOptions};
+use exo_federation::types::CommittedBatch;
 use serde_json::Value;
 
-const EXOFED: &str = env!("CARGO_BIN_EXE_exofed");
+pub(crate) const EXOFED: &str = env!("CARGO_BIN_EXE_exofed");
 
 /// How long anything that must happen may take before the test fails.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -84,13 +90,13 @@ impl Drop for Replica {
 /// A federation of four in a temporary directory.
 pub(crate) struct Stage {
     root: tempfile::TempDir,
-    replicas: Vec<Replica>,
+    replicas: Vec<Option<Replica>>,
 }
 
 impl Stage {
     /// Makes a federation on free ports; nothing runs yet.
     pub(crate) fn init() -> Self {
-        let stage = Self { root: tempfile::tempdir().unwrap(), replicas: Vec::new() };
+        let stage = Self { root: tempfile::tempdir().unwrap(), replicas: (0..4).map(|_| None).collect() };
         let made = exofed(&["init", stage.path("").to_str().unwrap(), "--base-port", "0", "--json"]);
         assert!(made.status.success(), "{}", stderr(&made));
         stage
@@ -106,29 +112,37 @@ impl Stage {
         self.path(name).to_str().unwrap().to_owned()
     }
 
-    /// Starts all four and waits until each says that it is ready.
+    /// Starts all four.
     pub(crate) fn start(&mut self) {
-        for index in 0..4 {
-            let errors = fs::File::create(self.path(&format!("replica-{index}.log"))).unwrap();
-            let mut command = Command::new(EXOFED);
-            command.args(["serve", "--until-stdin-ends", "--config"]).arg(self.path(&format!("replica-{index}/replica.toml")));
-            let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors).spawn().unwrap();
-            let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-            self.replicas.push(Replica { child, _input: input });
-            let mut line = String::new();
-            BufReader::new(output).read_line(&mut line).unwrap();
-            let said = || fs::read_to_string(self.path(&format!("replica-{index}.log"))).unwrap();
-            assert!(line.contains("ready at"), "replica-{index} did not start: {line}{}", said());
-        }
+        (0..4).for_each(|index| self.restart(index));
+    }
+
+    /// Starts a replica and waits until it says that it is ready.
+    pub(crate) fn restart(&mut self, index: usize) {
+        let log = self.path(&format!("replica-{index}.log"));
+        let errors = fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
+        let mut command = Command::new(EXOFED);
+        command.args(["serve", "--until-stdin-ends", "--config"]).arg(self.path(&format!("replica-{index}/replica.toml")));
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors).spawn().unwrap();
+        let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        self.replicas[index] = Some(Replica { child, _input: input });
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line).unwrap();
+        assert!(line.contains("ready at"), "replica-{index} did not start: {line}{}", fs::read_to_string(&log).unwrap());
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self, index: usize) {
+        self.replicas[index] = None;
     }
 
     /// Stops all by SIGTERM; each must end in order.
     pub(crate) fn stop(&mut self) {
-        for replica in &self.replicas {
+        for replica in self.replicas.iter().flatten() {
             let pid = rustix::process::Pid::from_child(&replica.child);
             rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         }
-        for mut replica in self.replicas.drain(..) {
+        for mut replica in self.replicas.iter_mut().filter_map(Option::take) {
             assert!(replica.child.wait().unwrap().success(), "a replica did not stop in order");
         }
     }
@@ -140,14 +154,37 @@ impl Stage {
 
     /// Waits until every replica's log ends at a sequence number.
     pub(crate) fn settle(&self, sequence: u64) {
+        self.wait_for(|replicas| replicas.iter().all(|r| r["sequence"] == sequence));
+    }
+
+    /// Waits until every replica answers with one log root and nothing pending; gives their statuses.
+    pub(crate) fn agree(&self) -> Vec<Value> {
+        self.wait_for(|replicas| replicas.iter().all(|r| r["reachable"] == true && r["log_root"] == replicas[0]["log_root"] && r["pending"] == 0))
+    }
+
+    fn wait_for(&self, reached: impl Fn(&[Value]) -> bool) -> Vec<Value> {
         let until = Instant::now() + LIMIT;
         loop {
             let status = exofed(&["status", "--json", "--config", &self.text("client.toml")]);
             let replicas = documents(&status).swap_remove(0)["replicas"].as_array().unwrap().clone();
-            if replicas.iter().all(|r| r["sequence"] == sequence) {
-                return;
+            if reached(&replicas) {
+                return replicas;
             }
             assert!(Instant::now() < until, "the logs did not come together: {replicas:?}");
         }
+    }
+
+    /// Every entry of a stopped replica's log, from its files.
+    pub(crate) fn entries(&self, index: usize) -> Vec<LogEntry> {
+        let federation = FederationFile::read_genesis(&self.path("federation.toml")).unwrap();
+        let data = self.path(&format!("replica-{index}/data"));
+        let (_copy, store, _) = Store::open_copy(&data, federation.id(), &StoreOptions::default()).unwrap();
+        let journal = JournalReader::open(&data.join("journal"), Some(federation.id().0.0), &JournalOptions::default()).unwrap();
+        let batches = store.reader().rows_from_sequence(1).map(|row| {
+            let row = row.unwrap();
+            let body = body_of(&journal, &row).unwrap();
+            CommittedBatch { header: row.header, body, certificate: row.certificate }
+        });
+        batches.flat_map(|batch| LogEntry::of_batch(&batch).collect::<Vec<_>>()).collect()
     }
 }
