@@ -51,10 +51,10 @@ fn every_acknowledged_update_is_in_every_log_exactly_once() {
             }
         }
     });
-    let mut stdout = submit.stdout.take().unwrap();
+    let mut output = submit.stdout.take().unwrap();
     let reader = std::thread::spawn(move || {
         let mut answers = String::new();
-        stdout.read_to_string(&mut answers).unwrap();
+        output.read_to_string(&mut answers).unwrap();
         answers
     });
     let mut stderr = submit.stderr.take().unwrap();

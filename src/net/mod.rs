@@ -96,6 +96,9 @@ impl Shared {
     }
 }
 
+/// How long a stopping replica waits for its connections to close.
+const FAREWELL: Duration = Duration::from_millis(500);
+
 /// The running transport of one replica. It stops when it is dropped; [`Net::shutdown`] also waits for its end.
 pub struct Net {
     shared: Arc<Shared>,
@@ -203,7 +206,8 @@ impl Net {
     pub async fn shutdown(&self) {
         self.halt();
         self.shared.tasks.wait().await;
-        self.shared.endpoint.wait_idle().await;
+        // Long enough for the farewells to leave; a peer that is gone would otherwise be waited for through its backed-off timers.
+        let _ = tokio::time::timeout(FAREWELL, self.shared.endpoint.wait_idle()).await;
     }
 
     fn halt(&self) {
