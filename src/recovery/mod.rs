@@ -55,6 +55,14 @@ pub enum RecoveryError {
         /// What is wrong.
         problem: BodyProblem,
     },
+    /// The note of why the replica must not vote cannot be read or written.
+    #[error("{}: {error}", .path.display())]
+    Suspicion {
+        /// The note.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
     /// The journal certifies a batch that does not continue the log.
     #[error("the journal's batch at slot {slot} does not continue the log, though a quorum certified it")]
     Fork {
@@ -86,6 +94,12 @@ impl DataDir {
     #[must_use]
     pub fn journal(&self) -> PathBuf {
         self.0.join("journal")
+    }
+
+    /// The file that says why this replica must not vote any more.
+    #[must_use]
+    pub fn suspect(&self) -> PathBuf {
+        self.0.join("suspect")
     }
 
     /// The directory that holds `log/`.
@@ -151,6 +165,7 @@ pub fn recover(dir: &DataDir, inputs: Inputs) -> Result<Recovered, RecoveryError
     let stable = stable_slot(&federation, &reader)?;
     let mut store = open_or_rebuild(dir, &federation, &store_options, stable, &mut report)?;
     let replayed = replay_journal(&federation, &mut journal, &mut store, dir, stable, &mut report)?;
+    remember_suspicion(dir, &mut report)?;
     refill_index(&store, &federation, &reader)?;
     let head = store.head();
     let duplicates = duplicate_table(&federation, &store.reader(), &reader, &head)?;
@@ -167,6 +182,27 @@ pub fn recover(dir: &DataDir, inputs: Inputs) -> Result<Recovered, RecoveryError
     report.log_head = core.status().sequence;
     report.millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok(Recovered { core, journal, store, places: replayed.places, report })
+}
+
+/// Once suspect, always suspect: later starts may no longer read the damaged place, and what was forgotten there stays forgotten. The replica
+/// may vote again only as a new member, under a new key.
+fn remember_suspicion(dir: &DataDir, report: &mut RecoveryReport) -> Result<(), RecoveryError> {
+    let path = dir.suspect();
+    let failed = |error| RecoveryError::Suspicion { path: path.clone(), error };
+    match (std::fs::read_to_string(&path), &report.suspect) {
+        (Ok(earlier), _) => report.suspect_because(format!("since an earlier start: {}", earlier.trim())),
+        (Err(error), Some(reason)) if error.kind() == std::io::ErrorKind::NotFound => {
+            let write = || {
+                std::fs::write(&path, format!("{reason}\n"))?;
+                std::fs::File::open(&path)?.sync_all()?;
+                std::fs::File::open(&dir.0)?.sync_all()
+            };
+            write().map_err(failed)?;
+        }
+        (Err(error), _) if error.kind() == std::io::ErrorKind::NotFound => {}
+        (Err(error), _) => return Err(failed(error)),
+    }
+    Ok(())
 }
 
 /// Notes durably that the replica ran, before anything can be sent. A damaged voting record stays as it is: it is the evidence.
