@@ -47,14 +47,6 @@ pub enum RecoveryError {
         /// Why.
         error: RecordError,
     },
-    /// A body that the log names is not where it should be.
-    #[error("the body of slot {slot}: {problem}")]
-    Body {
-        /// Which.
-        slot: Slot,
-        /// What is wrong.
-        problem: BodyProblem,
-    },
     /// The note of why the replica must not vote cannot be read or written.
     #[error("{}: {error}", .path.display())]
     Suspicion {
@@ -166,9 +158,9 @@ pub fn recover(dir: &DataDir, inputs: Inputs) -> Result<Recovered, RecoveryError
     let mut store = open_or_rebuild(dir, &federation, &store_options, stable, &mut report)?;
     let replayed = replay_journal(&federation, &mut journal, &mut store, dir, stable, &mut report)?;
     remember_suspicion(dir, &mut report)?;
-    refill_index(&store, &federation, &reader)?;
+    refill_index(&store, &reader, &mut report)?;
     let head = store.head();
-    let duplicates = duplicate_table(&federation, &store.reader(), &reader, &head)?;
+    let duplicates = duplicate_table(&federation, &store.reader(), &reader, &head, &mut report)?;
     let tip = Tip { slot: head.slot, sequence: head.sequence, digest: head.digest, timestamp: head.timestamp, frontier: head.frontier };
     let mut core = Replica::new(federation, me, key, core, tip, duplicates, report.suspect.is_some());
     let mut run = 0;
@@ -413,25 +405,37 @@ pub fn body_of(reader: &JournalReader, row: &StoredBatch) -> Result<Arc<Body>, B
     }
 }
 
-/// Gives the lookup index what it lags behind.
-fn refill_index(store: &Store, federation: &Federation, reader: &JournalReader) -> Result<(), RecoveryError> {
+/// Gives the lookup index what it lags behind. A body that cannot be read leaves it lagging.
+fn refill_index(store: &Store, reader: &JournalReader, report: &mut RecoveryReport) -> Result<(), RecoveryError> {
     let Some(gap) = store.index_gap() else { return Ok(()) };
-    let _ = federation;
     let failed = |error| RecoveryError::Store { dir: PathBuf::from("log"), error };
     for row in store.reader().rows_from_sequence(*gap.start()) {
         let row = row.map_err(failed)?;
         if row.header.first_sequence > *gap.end() {
             break;
         }
-        let body = body_of(reader, &row).map_err(|problem| RecoveryError::Body { slot: row.header.slot, problem })?;
+        let body = match body_of(reader, &row) {
+            Ok(body) => body,
+            Err(problem) => {
+                report.damaged.push(format!("the lookup index ends before slot {}: its body: {problem}", row.header.slot));
+                return Ok(());
+            }
+        };
         let ids = body.submissions.iter().flat_map(|s| s.ids().cloned()).zip(row.header.first_sequence..);
         store.index_add(&ids.collect::<Vec<_>>());
     }
     Ok(())
 }
 
-/// Rebuilds the duplicate table from the batches that may still count.
-fn duplicate_table(federation: &Federation, rows: &StoreReader, reader: &JournalReader, head: &Head) -> Result<DuplicateTable, RecoveryError> {
+/// Rebuilds the duplicate table from the batches that may still count. A replica that lacks one of their bodies could not tell a duplicate, and
+/// must not vote until header time has passed that batch by; that is no lasting suspicion, because its votes are whole.
+fn duplicate_table(
+    federation: &Federation,
+    rows: &StoreReader,
+    reader: &JournalReader,
+    head: &Head,
+    report: &mut RecoveryReport,
+) -> Result<DuplicateTable, RecoveryError> {
     let parameters = federation.parameters();
     let mut table = DuplicateTable::new(parameters.max_lifetime_ms, parameters.max_live_ids);
     let oldest = head.timestamp.saturating_sub(DuplicateTable::horizon_ms(parameters.max_lifetime_ms));
@@ -444,11 +448,18 @@ fn duplicate_table(federation: &Federation, rows: &StoreReader, reader: &Journal
         recent.push(row);
     }
     for row in recent.into_iter().rev() {
-        let body = body_of(reader, &row).map_err(|problem| RecoveryError::Body { slot: row.header.slot, problem })?;
-        let checked = CheckedBody::compute(federation, body, row.header.first_sequence);
-        if checked.digests.body != row.header.body_digest {
-            return Err(RecoveryError::Body { slot: row.header.slot, problem: BodyProblem::Other });
-        }
+        let body = body_of(reader, &row);
+        let checked = body.map(|body| CheckedBody::compute(federation, body, row.header.first_sequence));
+        let whole = checked.and_then(|c| if c.digests.body == row.header.body_digest { Ok(c) } else { Err(BodyProblem::Other) });
+        let checked = match whole {
+            Ok(checked) => checked,
+            Err(problem) => {
+                let damage = format!("the body of slot {}, needed to tell duplicates: {problem}", row.header.slot);
+                report.suspect_because(format!("{damage}; start again once {} ms have passed in the log", federation.parameters().max_lifetime_ms));
+                report.damaged.push(damage);
+                continue;
+            }
+        };
         table.commit(&checked, row.header.first_sequence, row.header.timestamp);
     }
     Ok(table)
