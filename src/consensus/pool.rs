@@ -101,6 +101,9 @@ impl Pool {
     /// The pending submission that holds one of these ids, if any.
     #[must_use]
     pub fn overlapping(&self, checked: &CheckedSubmission) -> Option<Digest> {
+        if self.by_pair.is_empty() {
+            return None;
+        }
         let author = &checked.submission.author;
         checked.submission.ids().find_map(|id| self.by_pair.get(&DuplicateTable::pair(author, id)).copied())
     }
