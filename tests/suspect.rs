@@ -49,11 +49,11 @@ fn a_replica_with_a_damaged_voting_record_never_votes_again() {
         stage.stop();
     }
     // Nothing that it might have signed is in any certificate since.
-    for entry_proof in [350, 450] {
-        stage.start();
-        let proof = exofed(&["proof", "--json", "--sequence", &entry_proof.to_string(), "--config", &stage.text("client.toml")]);
+    stage.start();
+    for sequence in [350, 450] {
+        let proof = exofed(&["proof", "--json", "--sequence", &sequence.to_string(), "--config", &stage.text("client.toml")]);
         let proof: Value = serde_json::from_slice(&proof.stdout).unwrap();
         assert!(!proof.to_string().contains("replica-3"), "{proof:#}");
-        stage.stop();
     }
+    stage.stop();
 }
