@@ -171,6 +171,7 @@ impl Node {
             suspect,
             idle_sync: Duration::from_millis(node.idle_sync_ms),
             group_steps: usize::try_from(node.group_steps).unwrap_or(1),
+            last_sync: started,
         };
         let log = LogWriter { store, shared: shared.clone(), core: core_in.clone() };
         let tick = Duration::from_millis(node.tick_ms);

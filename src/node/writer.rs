@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::catch_up::CatchUp;
 use super::log::LogInput;
@@ -45,6 +45,8 @@ pub(super) struct Writer {
     pub(super) idle_sync: Duration,
     /// How many steps share one sync at most.
     pub(super) group_steps: usize,
+    /// When the last sync began.
+    pub(super) last_sync: Instant,
 }
 
 impl Writer {
@@ -53,7 +55,7 @@ impl Writer {
         loop {
             let result = match inputs.recv_timeout(self.idle_sync) {
                 Ok(first) => self.group(first, inputs),
-                Err(RecvTimeoutError::Timeout) => self.journal.sync(),
+                Err(RecvTimeoutError::Timeout) => self.sync(),
                 Err(RecvTimeoutError::Disconnected) => {
                     if let Err(error) = self.journal.sync() {
                         tracing::error!(%error, "the last sync of the journal failed");
@@ -66,6 +68,12 @@ impl Writer {
                 return;
             }
         }
+    }
+
+    /// Syncs whatever is buffered; nothing if nothing is.
+    fn sync(&mut self) -> Result<(), JournalError> {
+        self.last_sync = Instant::now();
+        self.journal.sync()
     }
 
     fn group(&mut self, first: WriterInput, inputs: &Receiver<WriterInput>) -> Result<(), JournalError> {
@@ -86,8 +94,9 @@ impl Writer {
                 }
             }
         }
-        if must_sync {
-            self.journal.sync()?;
+        // Gossip alone keeps inputs coming, so a quiet replica must not wait for a pause in them.
+        if must_sync || self.last_sync.elapsed() >= self.idle_sync {
+            self.sync()?;
         }
         if !self.suspect && self.journal.votes_need_rotation() {
             self.rotate.store(true, Ordering::Release);
