@@ -69,11 +69,11 @@ mod tests;
 mod votes;
 
 use std::collections::VecDeque;
-use std::fs::{self, File, TryLockError};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use disk::{Disk, RealDisk, reserve, sync_dir};
+pub use disk::{Access, Disk, DiskFile, RealDisk};
+use disk::{Root, reserve, sync_dir};
 use error::IoContext;
 pub use error::{Damage, DamageKind, FrameProblem, JournalError, Operation};
 use frame::KIND_MARK;
@@ -89,10 +89,9 @@ use votes::{Snapshot, VotesWriter};
 /// A journal open for writing. After one failed write or sync every later call returns that error: what a failed
 /// `fdatasync` left behind is unknown, so it is never retried.
 pub struct Journal {
-    dir: PathBuf,
-    /// Held for its lock: one writer at a time.
-    _lock: File,
-    disk: Arc<dyn Disk>,
+    root: Root,
+    /// Held: one writer at a time.
+    _lock: Box<dyn Send + Sync>,
     max_frame_bytes: u32,
     federation_id: [u8; 32],
     options: JournalOptions,
@@ -111,28 +110,42 @@ impl Journal {
     /// # Errors
     /// [`JournalError::Exists`], a bad option or record, or IO.
     pub fn create(dir: &Path, federation_id: [u8; 32], options: &JournalOptions, snapshot: &[(u8, Vec<u8>)]) -> Result<(), JournalError> {
+        Self::create_on(RealDisk::shared(), dir, federation_id, options, snapshot)
+    }
+
+    /// The same on another disk.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn create_on(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        federation_id: [u8; 32],
+        options: &JournalOptions,
+        snapshot: &[(u8, Vec<u8>)],
+    ) -> Result<(), JournalError> {
         options.validate()?;
         check_records(snapshot, options.max_frame_bytes)?;
         let exists = || JournalError::Exists { dir: dir.to_path_buf() };
-        match require_journal(dir) {
+        match require_journal(&Root::new(disk.clone(), dir)) {
             Ok(()) => return Err(exists()),
             Err(JournalError::NotFound { .. }) => {}
             Err(error) => return Err(error),
         }
         let building = dir.with_added_extension("new");
-        if building.exists() {
-            fs::remove_dir_all(&building).during(Operation::Remove, &building)?;
+        if disk.list(&building).is_ok() {
+            disk.remove_dir(&building).during(Operation::Remove, &building)?;
         }
         let segments = segments_dir(&building);
-        fs::create_dir_all(&segments).during(Operation::Open, &segments)?;
-        reserve(&segment_path(&building, 1), options.segment_pages())?;
+        disk.create_dir(&segments).during(Operation::Open, &segments)?;
+        reserve(&*disk, &segment_path(&building, 1), options.segment_pages())?;
         let first = Snapshot { records: snapshot, first_lsn: 1, segments_synced: 0 };
-        VotesWriter::create(&RealDisk, &building, federation_id, options, &first)?;
-        sync_dir(&segments)?;
-        sync_dir(&building)?;
-        fs::rename(&building, dir).during(Operation::Rename, dir)?;
+        VotesWriter::create(&Root::new(disk.clone(), &building), federation_id, options, &first)?;
+        sync_dir(&*disk, &segments)?;
+        sync_dir(&*disk, &building)?;
+        disk.rename(&building, dir).during(Operation::Rename, dir)?;
         let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
-        sync_dir(parent.unwrap_or(Path::new(".")))
+        sync_dir(&*disk, parent.unwrap_or(Path::new(".")))
     }
 
     /// Opens for writing: takes the lock, reads the voting record and the newest segments, cuts torn groups and goes on
@@ -142,19 +155,24 @@ impl Journal {
     /// [`JournalError::NotFound`], [`JournalError::InUse`], [`JournalError::OtherFederation`],
     /// [`JournalError::Version`], a bad option, or IO. Damage is in the report, not an error.
     pub fn open(dir: &Path, federation_id: [u8; 32], options: &JournalOptions) -> Result<(Self, JournalReport), JournalError> {
-        Self::open_on(Arc::new(RealDisk), dir, federation_id, options)
+        Self::open_on(RealDisk::shared(), dir, federation_id, options)
     }
 
-    fn open_on(disk: Arc<dyn Disk>, dir: &Path, federation_id: [u8; 32], options: &JournalOptions) -> Result<(Self, JournalReport), JournalError> {
+    /// The same on another disk.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn open_on(disk: Arc<dyn Disk>, dir: &Path, federation_id: [u8; 32], options: &JournalOptions) -> Result<(Self, JournalReport), JournalError> {
         options.validate()?;
-        require_journal(dir)?;
-        let lock = lock(dir)?;
+        let root = Root::new(disk, dir);
+        require_journal(&root)?;
+        let lock = root.disk.lock(dir).during(Operation::Lock, dir)?.ok_or_else(|| JournalError::InUse { dir: dir.to_path_buf() })?;
         let max_frame_bytes = options.max_frame_bytes;
         let expected = |stream| Expectation { stream, lap: 0, federation_id: Some(federation_id), max_frame_bytes, live: false };
-        let mut state = votes::load(dir, expected(StreamKind::Votes));
+        let mut state = votes::load(&root, expected(StreamKind::Votes));
         require_same(&state)?;
-        let numbers = list(dir)?;
-        let mut walk = SegmentWalk::new(dir, from_base(dir, &numbers, Some(u64::MAX)), expected(StreamKind::Segments));
+        let numbers = list(&root)?;
+        let mut walk = SegmentWalk::new(&root, from_base(&root, &numbers, Some(u64::MAX)), expected(StreamKind::Segments));
         let mut report = JournalReport::default();
         while let Some(item) = walk.step() {
             item.err().into_iter().for_each(|damage| report.add(damage));
@@ -163,12 +181,11 @@ impl Journal {
         state.damage.extend(lost_votes(dir, &walk, &state));
         fill(&mut report, &numbers, &walk, &state);
         let next_lsn = report.highest_lsn.checked_add(1).ok_or(JournalError::Exhausted { what: "record" })?;
-        let segments = SegmentWriter::resume(&*disk, dir, federation_id, options, &walk, !report.segments_damaged, walk.last_lsn.max(state.mark))?;
-        let votes = VotesWriter::resume(&*disk, dir, federation_id, options, &state, state.last_lsn.max(walk.mark))?;
+        let segments = SegmentWriter::resume(&root, federation_id, options, &walk, !report.segments_damaged, walk.last_lsn.max(state.mark))?;
+        let votes = VotesWriter::resume(&root, federation_id, options, &state, state.last_lsn.max(walk.mark))?;
         let journal = Self {
-            dir: dir.to_path_buf(),
+            root,
             _lock: lock,
-            disk,
             max_frame_bytes,
             federation_id,
             options: *options,
@@ -204,7 +221,7 @@ impl Journal {
     /// A reader of this journal, for other threads.
     #[must_use]
     pub fn reader(&self) -> JournalReader {
-        JournalReader::new(&self.dir, self.federation_id, &self.options)
+        JournalReader::new(self.root.clone(), self.federation_id, &self.options)
     }
 
     /// Buffers a segment record; durable after [`Self::sync`]. `kind` is 1 to 0xFD. Writes the open group first if the
@@ -234,7 +251,7 @@ impl Journal {
         self.alive()?;
         check_record(kind, payload, self.max_frame_bytes)?;
         if self.votes.is_damaged() {
-            return Err(JournalError::VotesDamaged { dir: self.dir.clone() });
+            return Err(JournalError::VotesDamaged { dir: self.root.dir.clone() });
         }
         self.stopping(|journal| {
             let lsn = journal.take_lsns(1)?;
@@ -263,7 +280,7 @@ impl Journal {
         self.stopping(|journal| {
             let first_lsn = journal.take_lsns(snapshot.len() as u64)?;
             let segments_synced = journal.segments.synced_lsn();
-            let bytes = journal.votes.rotate(&*journal.disk, &Snapshot { records: snapshot, first_lsn, segments_synced })?;
+            let bytes = journal.votes.rotate(&Snapshot { records: snapshot, first_lsn, segments_synced })?;
             journal.count(bytes);
             // A group of a mark alone: the segments now name the new generation's records, so that losing them is seen.
             journal.segments.begin_mark(journal.next_lsn)?;
@@ -282,7 +299,7 @@ impl Journal {
                 journal.flush_segments()?;
             }
             if !journal.votes.is_empty() {
-                let bytes = journal.votes.flush(&*journal.disk, journal.segments.synced_lsn())?;
+                let bytes = journal.votes.flush(journal.segments.synced_lsn())?;
                 journal.count(bytes);
             }
             Ok(())
@@ -307,7 +324,7 @@ impl Journal {
     }
 
     fn flush_segments(&mut self) -> Result<(), JournalError> {
-        let bytes = self.segments.flush(&*self.disk, self.votes.synced_lsn())?;
+        let bytes = self.segments.flush(self.votes.synced_lsn())?;
         self.count(bytes);
         Ok(())
     }
@@ -346,11 +363,3 @@ fn check_records(records: &[(u8, Vec<u8>)], max: u32) -> Result<(), JournalError
     records.iter().try_for_each(|(kind, payload)| check_record(*kind, payload, max))
 }
 
-fn lock(dir: &Path) -> Result<File, JournalError> {
-    let lock = File::open(dir).during(Operation::Open, dir)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(JournalError::InUse { dir: dir.to_path_buf() }),
-        Err(TryLockError::Error(error)) => Err(error).during(Operation::Lock, dir),
-    }
-}

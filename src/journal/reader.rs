@@ -1,9 +1,9 @@
 //! Reading a journal without changing a byte of it, beside a running replica too.
 
-use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
+use super::disk::{Access, Disk, RealDisk, Root};
 use super::error::{Damage, DamageKind, FrameProblem, IoContext, JournalError, Operation};
 use super::frame::{FRAME_HEADER, Frame, FrameHead, KIND_MARK, Locator, StreamKind};
 use super::page::{PAGE, PAYLOAD, PageFound, PagePlace, classify};
@@ -24,20 +24,20 @@ pub struct Votes {
 }
 
 /// A read-only view of a journal. Takes no lock, writes nothing, and is safe beside a running writer.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct JournalReader {
-    dir: PathBuf,
+    root: Root,
     federation_id: Option<[u8; 32]>,
     max_frame_bytes: u32,
 }
 
 /// Fails if `dir` is missing or empty.
-pub(super) fn require_journal(dir: &Path) -> Result<(), JournalError> {
-    let missing = || JournalError::NotFound { dir: dir.to_path_buf() };
-    match fs::read_dir(dir) {
-        Ok(mut entries) => entries.next().map(|_| ()).ok_or_else(missing),
+pub(super) fn require_journal(root: &Root) -> Result<(), JournalError> {
+    let missing = || JournalError::NotFound { dir: root.dir.clone() };
+    match root.disk.list(&root.dir) {
+        Ok(names) => names.first().map(|_| ()).ok_or_else(missing),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(missing()),
-        Err(error) => Err(error).during(Operation::List, dir),
+        Err(error) => Err(error).during(Operation::List, &root.dir),
     }
 }
 
@@ -83,21 +83,30 @@ impl JournalReader {
     /// [`JournalError::NotFound`], [`JournalError::OtherFederation`], [`JournalError::Version`], a bad option, or IO.
     /// Damage is no error here.
     pub fn open(dir: &Path, federation_id: Option<[u8; 32]>, options: &JournalOptions) -> Result<Self, JournalError> {
+        Self::open_on(RealDisk::shared(), dir, federation_id, options)
+    }
+
+    /// The same on another disk.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn open_on(disk: Arc<dyn Disk>, dir: &Path, federation_id: Option<[u8; 32]>, options: &JournalOptions) -> Result<Self, JournalError> {
         options.validate()?;
-        require_journal(dir)?;
-        let mut reader = Self { dir: dir.to_path_buf(), federation_id, max_frame_bytes: options.max_frame_bytes };
+        let root = Root::new(disk, dir);
+        require_journal(&root)?;
+        let mut reader = Self { root, federation_id, max_frame_bytes: options.max_frame_bytes };
         let state = reader.load_votes();
         require_same(&state)?;
         if federation_id.is_none() {
-            let named = state.header.or_else(|| list(dir).ok()?.iter().find_map(|number| peek_header(dir, *number)));
+            let named = state.header.or_else(|| list(&reader.root).ok()?.iter().find_map(|number| peek_header(&reader.root, *number)));
             reader.federation_id = named.map(|header| header.federation_id);
         }
         Ok(reader)
     }
 
     /// A reader of a journal that is known to be one.
-    pub(super) fn new(dir: &Path, federation_id: [u8; 32], options: &JournalOptions) -> Self {
-        Self { dir: dir.to_path_buf(), federation_id: Some(federation_id), max_frame_bytes: options.max_frame_bytes }
+    pub(super) fn new(root: Root, federation_id: [u8; 32], options: &JournalOptions) -> Self {
+        Self { root, federation_id: Some(federation_id), max_frame_bytes: options.max_frame_bytes }
     }
 
     /// The federation the journal belongs to; `None` if it was not given and no header could be read.
@@ -112,14 +121,14 @@ impl JournalReader {
     }
 
     fn load_votes(&self) -> VotesState {
-        load(&self.dir, self.expected(StreamKind::Votes))
+        load(&self.root, self.expected(StreamKind::Votes))
     }
 
     /// The segment records in order, from the newest segment that no record with a tag above `base_tag` precedes;
     /// without a base, the whole history. Streams: memory is bounded by one group. A damaged place is an `Err` item
     /// ([`JournalError::Damage`]), after which the walk goes on at the next group that can be found.
     pub fn segments_from(&self, base_tag: Option<u64>) -> impl Iterator<Item = Result<Frame, JournalError>> + use<> {
-        let walk = list(&self.dir).map(|numbers| self.walk(from_base(&self.dir, &numbers, base_tag)));
+        let walk = list(&self.root).map(|numbers| self.walk(from_base(&self.root, &numbers, base_tag)));
         let (walk, failure) = match walk {
             Ok(walk) => (Some(walk), None),
             Err(error) => (None, Some(Err(error))),
@@ -129,7 +138,7 @@ impl JournalReader {
     }
 
     fn walk(&self, files: Vec<u64>) -> SegmentWalk {
-        SegmentWalk::new(&self.dir, files, self.expected(StreamKind::Segments))
+        SegmentWalk::new(&self.root, files, self.expected(StreamKind::Segments))
     }
 
     /// The current generation of the voting record and the damage met in reading it.
@@ -149,7 +158,7 @@ impl JournalReader {
         if len > self.max_frame_bytes {
             return Err(JournalError::FrameTooLong { len: len as usize, max: self.max_frame_bytes });
         }
-        let path = segment_path(&self.dir, segment);
+        let path = segment_path(&self.root.dir, segment);
         let bad = |page, kind| Damage { stream: StreamKind::Segments, file: path.clone(), page: Some(page), kind };
         let malformed = |found| {
             let problem = FrameProblem::Locator { expected: len, found };
@@ -158,14 +167,14 @@ impl JournalReader {
         let start = (offset as usize).checked_sub(FRAME_HEADER).ok_or_else(|| malformed(0))?;
         let (first, skip) = (start / PAYLOAD, start % PAYLOAD);
         let count = (skip + FRAME_HEADER + len as usize).div_ceil(PAYLOAD);
-        let file = File::open(&path).during(Operation::Open, &path)?;
-        let size = file.metadata().during(Operation::Read, &path)?.len();
+        let file = self.root.disk.open(&path, Access::Read).during(Operation::Open, &path)?;
+        let size = file.length().during(Operation::Read, &path)?;
         let at = (u64::from(page) + first as u64) * PAGE as u64;
         if at + (count * PAGE) as u64 > size {
             return Err(malformed(0).into());
         }
         let mut raw = vec![0; count * PAGE];
-        file.read_exact_at(&mut raw, at).during(Operation::Read, &path)?;
+        file.read(&mut raw, at).during(Operation::Read, &path)?;
         let (mut payload, mut group) = (Vec::with_capacity(count * PAYLOAD), None);
         for (index, bytes) in (first as u32..).zip(raw.chunks_exact(PAGE)) {
             let number = page.saturating_add(index);
@@ -192,7 +201,7 @@ impl JournalReader {
         // A running writer goes on while this reads. What the votes say of the segments is compared with segments read
         // later, and what the segments say of the votes with votes read later still.
         let before = self.load_votes();
-        let numbers = list(&self.dir)?;
+        let numbers = list(&self.root)?;
         let mut walk = self.walk(numbers.clone());
         let mut report = JournalReport::default();
         while let Some(item) = walk.step() {
@@ -201,8 +210,8 @@ impl JournalReader {
             }
         }
         let after = self.load_votes();
-        lost_segments(&self.dir, &numbers, &walk, &before).into_iter().for_each(|damage| report.add(damage));
-        lost_votes(&self.dir, &walk, &after).into_iter().for_each(|damage| report.add(damage));
+        lost_segments(&self.root.dir, &numbers, &walk, &before).into_iter().for_each(|damage| report.add(damage));
+        lost_votes(&self.root.dir, &walk, &after).into_iter().for_each(|damage| report.add(damage));
         fill(&mut report, &numbers, &walk, &after);
         Ok(report)
     }

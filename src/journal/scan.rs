@@ -3,13 +3,12 @@
 //! The rule: after the last whole group there may be missing pages (zero, or in a votes file of an earlier lap) and whole
 //! pages of the next group, each in its place. That is a torn write. Anything else is damage.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::thread;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::disk::{Access, Disk, DiskFile};
 use super::error::{Damage, DamageKind, FrameProblem};
 use super::frame::{FORMAT_VERSION, Frame, FrameCursor, FrameHead, Header, KIND_HEADER, KIND_MARK, Locator, RawFrame, StreamKind};
 use super::page::{PAGE, PAYLOAD, PageFound, PagePlace, classify};
@@ -22,7 +21,8 @@ pub(super) const LIVE_PAUSE: Duration = Duration::from_millis(2);
 
 /// Pages of one file, read in chunks.
 pub(super) struct PageSource {
-    file: File,
+    disk: Arc<dyn Disk>,
+    file: Box<dyn DiskFile>,
     stream: StreamKind,
     pages: u32,
     chunk: Vec<u8>,
@@ -31,17 +31,17 @@ pub(super) struct PageSource {
 
 impl PageSource {
     /// Opens `path` for reading. A length that is not a whole number of pages is damage, and the rest is still read.
-    pub(super) fn open(path: &Path, stream: StreamKind) -> Result<(Self, Option<Damage>), Damage> {
+    pub(super) fn open(disk: &Arc<dyn Disk>, path: &Path, stream: StreamKind) -> Result<(Self, Option<Damage>), Damage> {
         let damage = |kind| Damage { stream, file: path.to_path_buf(), page: None, kind };
-        let file = File::open(path).map_err(|error| match error.kind() {
+        let file = disk.open(path, Access::Read).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => damage(DamageKind::MissingFile),
             kind => damage(DamageKind::Unreadable(kind)),
         })?;
-        let found = file.metadata().map_err(|error| damage(DamageKind::Unreadable(error.kind())))?.len();
+        let found = file.length().map_err(|error| damage(DamageKind::Unreadable(error.kind())))?;
         let pages = u32::try_from(found / PAGE as u64).unwrap_or(u32::MAX);
         let expected = u64::from(pages) * PAGE as u64;
         let length = (found != expected).then(|| damage(DamageKind::Length { expected, found }));
-        Ok((Self { file, stream, pages, chunk: Vec::new(), chunk_start: 0 }, length))
+        Ok((Self { disk: disk.clone(), file, stream, pages, chunk: Vec::new(), chunk_start: 0 }, length))
     }
 
     pub(super) const fn pages(&self) -> u32 {
@@ -75,7 +75,7 @@ impl PageSource {
     fn read(&mut self, start: u32, pages: u32) -> io::Result<()> {
         self.chunk.resize(pages as usize * PAGE, 0);
         self.chunk_start = start;
-        self.file.read_exact_at(&mut self.chunk, u64::from(start) * PAGE as u64)
+        self.file.read(&mut self.chunk, u64::from(start) * PAGE as u64)
     }
 }
 
@@ -142,7 +142,7 @@ impl GroupScan {
                 // A writer may be half-way through a page, or ahead of what was read: look again.
                 looks += 1;
                 self.source.forget();
-                thread::sleep(LIVE_PAUSE);
+                self.source.disk.pause(LIVE_PAUSE);
                 continue;
             }
             let kind = DamageKind::Page { group: self.group, index: page.saturating_sub(self.page), found: what };
@@ -251,8 +251,8 @@ pub(super) struct FrameScan {
 
 impl FrameScan {
     /// Opens a file to be scanned; fails if it cannot be opened at all.
-    pub(super) fn open(path: &Path, expected: Expectation) -> Result<Self, Damage> {
-        let (source, length) = PageSource::open(path, expected.stream)?;
+    pub(super) fn open(disk: &Arc<dyn Disk>, path: &Path, expected: Expectation) -> Result<Self, Damage> {
+        let (source, length) = PageSource::open(disk, path, expected.stream)?;
         let Expectation { lap, live, .. } = expected;
         let groups = GroupScan { source, path: path.to_path_buf(), lap, page: 0, group: 1, live, ended: false };
         Ok(Self {

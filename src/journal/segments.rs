@@ -1,12 +1,12 @@
 //! The segments: listing them, walking over their frames, and writing them.
 
 use std::collections::VecDeque;
-use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use super::disk::{Disk, open_rw, reserve, sync_dir, write_synced, zero_pages};
+use super::disk::{Disk, DiskFile, Root, open_rw, reserve, sync_dir, write_synced, zero_pages};
 use super::error::{Damage, DamageKind, IoContext, JournalError, Operation};
 use super::frame::{FORMAT_VERSION, FRAME_HEADER, Frame, HEADER_FRAME, Header, Locator, MARK_FRAME, StreamKind, push_frame, push_mark};
 use super::page::{GroupBuilder, PAYLOAD, PageFound, PagePlace};
@@ -24,16 +24,15 @@ pub(super) fn segment_path(dir: &Path, number: u64) -> PathBuf {
 }
 
 /// The numbers of the segments in the directory, ascending. A missing directory holds none; other names are ignored.
-pub(super) fn list(dir: &Path) -> Result<Vec<u64>, JournalError> {
-    let segments = segments_dir(dir);
-    let entries = match fs::read_dir(&segments) {
+pub(super) fn list(root: &Root) -> Result<Vec<u64>, JournalError> {
+    let segments = segments_dir(&root.dir);
+    let names = match root.disk.list(&segments) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.during(Operation::List, &segments)?,
+        names => names.during(Operation::List, &segments)?,
     };
     let mut numbers = Vec::new();
-    for entry in entries {
-        let name = entry.during(Operation::List, &segments)?.file_name();
-        let number = name.to_str().and_then(|name| name.strip_suffix(".seg")).filter(|digits| digits.len() == 20);
+    for name in names {
+        let number = name.strip_suffix(".seg").filter(|digits| digits.len() == 20);
         numbers.extend(number.and_then(|digits| digits.parse::<u64>().ok()).filter(|number| *number > 0));
     }
     numbers.sort_unstable();
@@ -41,8 +40,8 @@ pub(super) fn list(dir: &Path) -> Result<Vec<u64>, JournalError> {
 }
 
 /// The header of segment `number`, if its first page is whole; reads that page only.
-pub(super) fn peek_header(dir: &Path, number: u64) -> Option<Header> {
-    let (mut source, _) = PageSource::open(&segment_path(dir, number), StreamKind::Segments).ok()?;
+pub(super) fn peek_header(root: &Root, number: u64) -> Option<Header> {
+    let (mut source, _) = PageSource::open(&root.disk, &segment_path(&root.dir, number), StreamKind::Segments).ok()?;
     if source.pages() == 0 {
         return None;
     }
@@ -53,15 +52,15 @@ pub(super) fn peek_header(dir: &Path, number: u64) -> Option<Header> {
 
 /// The segments from the newest one whose earlier segments hold no tag above `base`; all without a base.
 /// A segment without a readable header is never the start, so its damage is met, not skipped.
-pub(super) fn from_base(dir: &Path, numbers: &[u64], base: Option<u64>) -> Vec<u64> {
-    let starts = |number: &&u64| base.is_some_and(|base| peek_header(dir, **number).is_some_and(|header| header.max_tag_before <= base));
+pub(super) fn from_base(root: &Root, numbers: &[u64], base: Option<u64>) -> Vec<u64> {
+    let starts = |number: &&u64| base.is_some_and(|base| peek_header(root, **number).is_some_and(|header| header.max_tag_before <= base));
     let start = numbers.iter().rev().find(starts).copied().unwrap_or(0);
     numbers.iter().copied().filter(|number| *number >= start).collect()
 }
 
 /// Walks over the frames of several segments in order, memory bounded by one group.
 pub(super) struct SegmentWalk {
-    dir: PathBuf,
+    root: Root,
     files: VecDeque<u64>,
     expected: Expectation,
     current: Option<FrameScan>,
@@ -84,9 +83,9 @@ pub(super) struct SegmentWalk {
 
 impl SegmentWalk {
     /// `expected.lap` is set per file.
-    pub(super) fn new(dir: &Path, files: Vec<u64>, expected: Expectation) -> Self {
+    pub(super) fn new(root: &Root, files: Vec<u64>, expected: Expectation) -> Self {
         Self {
-            dir: dir.to_path_buf(),
+            root: root.clone(),
             files: files.into(),
             expected,
             current: None,
@@ -130,7 +129,7 @@ impl SegmentWalk {
     fn begin(&mut self, number: u64) {
         let missing = self.previous.map(|previous| previous.saturating_add(1)).filter(|next| *next < number);
         if let Some(missing) = missing {
-            let file = segment_path(&self.dir, missing);
+            let file = segment_path(&self.root.dir, missing);
             self.pending.push_back(Err(Damage { stream: StreamKind::Segments, file, page: None, kind: DamageKind::MissingFile }));
         }
         // Without the segment before, there is nothing to compare this one's beginning with.
@@ -138,7 +137,7 @@ impl SegmentWalk {
         self.segments += 1;
         self.previous = Some(number);
         self.header_seen = !linked;
-        match FrameScan::open(&segment_path(&self.dir, number), Expectation { lap: number, ..self.expected }) {
+        match FrameScan::open(&self.root.disk, &segment_path(&self.root.dir, number), Expectation { lap: number, ..self.expected }) {
             Ok(mut scan) => {
                 scan.last_lsn = self.last_lsn;
                 self.current = Some(scan);
@@ -155,7 +154,7 @@ impl SegmentWalk {
         let Some(header) = scan.header.filter(|_| !self.header_seen) else { return };
         self.header_seen = true;
         if header.last_lsn_before > self.last_lsn {
-            let file = segment_path(&self.dir, header.number.saturating_sub(1));
+            let file = segment_path(&self.root.dir, header.number.saturating_sub(1));
             let kind = DamageKind::LostRecords { expected: header.last_lsn_before, found: self.last_lsn };
             self.pending.push_back(Err(Damage { stream: StreamKind::Segments, file, page: None, kind }));
         }
@@ -183,30 +182,30 @@ struct Preparation {
     number: u64,
     pages: u32,
     path: PathBuf,
-    thread: JoinHandle<Result<File, JournalError>>,
+    thread: JoinHandle<Result<Box<dyn DiskFile>, JournalError>>,
 }
 
 impl Preparation {
-    fn start(path: PathBuf, number: u64, pages: u32) -> Result<Self, JournalError> {
+    fn start(disk: Arc<dyn Disk>, path: PathBuf, number: u64, pages: u32) -> Result<Self, JournalError> {
         let target = path.clone();
         let builder = thread::Builder::new().name("journal-segment".to_owned());
-        let thread = builder.spawn(move || reserve(&target, pages)).during(Operation::Allocate, &path)?;
+        let thread = builder.spawn(move || reserve(&*disk, &target, pages)).during(Operation::Allocate, &path)?;
         Ok(Self { number, pages, path, thread })
     }
 
-    fn wait(self) -> Result<File, JournalError> {
+    fn wait(self) -> Result<Box<dyn DiskFile>, JournalError> {
         self.thread.join().map_err(|_| JournalError::Preparation { path: self.path })?
     }
 }
 
 /// Appends to the newest segment.
 pub(super) struct SegmentWriter {
-    dir: PathBuf,
+    root: Root,
     federation_id: [u8; 32],
     segment_pages: u32,
     number: u64,
     path: PathBuf,
-    file: File,
+    file: Box<dyn DiskFile>,
     pages: u32,
     next_page: u32,
     next_group: u32,
@@ -222,35 +221,35 @@ impl SegmentWriter {
     /// Goes on where `walk` (which has reached its end) found the last segment to end and cuts a torn group. If the
     /// segments are not `intact` they are left as they are and the next one is begun.
     pub(super) fn resume(
-        disk: &dyn Disk,
-        dir: &Path,
+        root: &Root,
         federation_id: [u8; 32],
         options: &JournalOptions,
         walk: &SegmentWalk,
         intact: bool,
         last_lsn: u64,
     ) -> Result<Self, JournalError> {
-        discard_preparations(dir)?;
+        discard_preparations(root)?;
+        let (disk, dir) = (&*root.disk, root.dir.as_path());
         let segment_pages = options.segment_pages();
         let newest = walk.previous.unwrap_or(0);
         let usable = walk.end.as_ref().filter(|_| intact);
         let (number, path, file, pages, tail) = match usable {
             Some((tail, pages)) => {
                 let path = segment_path(dir, newest);
-                let file = open_rw(&path)?;
-                zero_pages(disk, &file, &path, &tail.torn)?;
+                let file = open_rw(disk, &path)?;
+                zero_pages(&*file, &path, &tail.torn)?;
                 (newest, path, file, *pages, tail.clone())
             }
             None => {
                 let number = newest.checked_add(1).ok_or(JournalError::Exhausted { what: "segment" })?;
                 let path = segment_path(dir, number);
-                let file = reserve(&path.with_added_extension("tmp"), segment_pages)?;
-                put_in_place(dir, &path)?;
+                let file = reserve(disk, &path.with_added_extension("tmp"), segment_pages)?;
+                put_in_place(root, &path)?;
                 (number, path, file, segment_pages, Tail { page: 0, group: 1, torn: Vec::new() })
             }
         };
         Ok(Self {
-            dir: dir.to_path_buf(),
+            root: root.clone(),
             federation_id,
             segment_pages,
             number,
@@ -341,7 +340,7 @@ impl SegmentWriter {
         let step = u64::from(self.next_page > 0);
         let number = self.number.checked_add(step).ok_or(JournalError::Exhausted { what: "segment" })?;
         let pages = needed.max(self.segment_pages);
-        let path = segment_path(&self.dir, number);
+        let path = segment_path(&self.root.dir, number);
         let prepared = match self.preparation.take() {
             Some(preparation) => {
                 let (its, size) = (preparation.number, preparation.pages);
@@ -352,9 +351,9 @@ impl SegmentWriter {
         };
         self.file = match prepared {
             Some(file) => file,
-            None => reserve(&path.with_added_extension("tmp"), pages)?,
+            None => reserve(&*self.root.disk, &path.with_added_extension("tmp"), pages)?,
         };
-        put_in_place(&self.dir, &path)?;
+        put_in_place(&self.root, &path)?;
         (self.number, self.path, self.pages) = (number, path, pages);
         (self.next_page, self.next_group) = (0, 1);
         self.begun += 1;
@@ -362,19 +361,19 @@ impl SegmentWriter {
     }
 
     /// Writes the open group and makes it durable; returns its bytes. `votes_synced` is the last durable vote record.
-    pub(super) fn flush(&mut self, disk: &dyn Disk, votes_synced: u64) -> Result<u64, JournalError> {
+    pub(super) fn flush(&mut self, votes_synced: u64) -> Result<u64, JournalError> {
         let mut group = std::mem::take(&mut self.builder);
         push_mark(&mut group, votes_synced);
         let count = group.pages_with(0) as u32;
         let bytes = group.seal(StreamKind::Segments, self.number, self.next_group, self.next_page);
-        write_synced(disk, &self.file, &self.path, &bytes, self.next_page)?;
+        write_synced(&*self.file, &self.path, &bytes, self.next_page)?;
         self.next_page += count;
         self.next_group = self.next_group.checked_add(1).ok_or(JournalError::Exhausted { what: "group" })?;
         self.synced_lsn = self.last_lsn;
-        if self.preparation.is_none() {
+        if self.preparation.is_none() && self.root.disk.prepares_ahead() {
             let next = self.number.saturating_add(1);
-            let path = segment_path(&self.dir, next).with_added_extension("tmp");
-            self.preparation = Some(Preparation::start(path, next, self.segment_pages)?);
+            let path = segment_path(&self.root.dir, next).with_added_extension("tmp");
+            self.preparation = Some(Preparation::start(self.root.disk.clone(), path, next, self.segment_pages)?);
         }
         Ok(bytes.len() as u64)
     }
@@ -391,19 +390,19 @@ impl Drop for SegmentWriter {
 }
 
 /// Gives a prepared segment its name, durably.
-fn put_in_place(dir: &Path, path: &Path) -> Result<(), JournalError> {
-    fs::rename(path.with_added_extension("tmp"), path).during(Operation::Rename, path)?;
-    sync_dir(&segments_dir(dir))
+fn put_in_place(root: &Root, path: &Path) -> Result<(), JournalError> {
+    root.disk.rename(&path.with_added_extension("tmp"), path).during(Operation::Rename, path)?;
+    sync_dir(&*root.disk, &segments_dir(&root.dir))
 }
 
 /// Removes segments that were prepared and never used, whatever their size.
-fn discard_preparations(dir: &Path) -> Result<(), JournalError> {
-    let segments = segments_dir(dir);
-    fs::create_dir_all(&segments).during(Operation::Open, &segments)?;
-    for entry in fs::read_dir(&segments).during(Operation::List, &segments)? {
-        let path = entry.during(Operation::List, &segments)?.path();
-        if path.to_str().is_some_and(|name| name.ends_with(".seg.tmp")) {
-            fs::remove_file(&path).during(Operation::Remove, &path)?;
+fn discard_preparations(root: &Root) -> Result<(), JournalError> {
+    let segments = segments_dir(&root.dir);
+    root.disk.create_dir(&segments).during(Operation::Open, &segments)?;
+    for name in root.disk.list(&segments).during(Operation::List, &segments)? {
+        if name.ends_with(".seg.tmp") {
+            let path = segments.join(name);
+            root.disk.remove(&path).during(Operation::Remove, &path)?;
         }
     }
     Ok(())

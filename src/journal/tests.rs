@@ -12,9 +12,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::disk::Disk;
+use super::disk::{Access, Disk, DiskFile, RealDisk, Root};
 use super::page::PAGE;
 use super::*;
+
+fn root(dir: &Path) -> Root {
+    Root::new(RealDisk::shared(), dir)
+}
 
 const FEDERATION: [u8; 32] = [7; 32];
 const SMALL: JournalOptions = JournalOptions { segment_bytes: 8 * 4096, votes_bytes: 8 * 4096, max_frame_bytes: 1 << 20 };
@@ -254,9 +258,9 @@ fn flip_every_byte(dir: &Path, file: &Path, stream: StreamKind, pages: usize) {
 fn damage_of(dir: &Path, stream: StreamKind) -> Vec<Damage> {
     let expected = Expectation { stream, lap: 0, federation_id: Some(FEDERATION), max_frame_bytes: SMALL.max_frame_bytes, live: false };
     match stream {
-        StreamKind::Votes => votes::load(dir, expected).damage,
+        StreamKind::Votes => votes::load(&root(dir), expected).damage,
         StreamKind::Segments => {
-            let mut walk = SegmentWalk::new(dir, list(dir).unwrap(), expected);
+            let mut walk = SegmentWalk::new(&root(dir), list(&root(dir)).unwrap(), expected);
             std::iter::from_fn(|| walk.step()).filter_map(Result::err).collect()
         }
     }
@@ -542,7 +546,7 @@ fn an_unused_last_segment_is_used_or_replaced() {
     drop(journal);
     let report = check(&dir);
     assert_eq!((report.damage, report.segment_frames), (vec![], 22));
-    let header = segments::peek_header(&dir, newest + 2).unwrap();
+    let header = segments::peek_header(&root(&dir), newest + 2).unwrap();
     assert_eq!(header.max_tag_before, 21);
 }
 
@@ -604,19 +608,77 @@ impl FailingDisk {
     }
 }
 
-impl Disk for FailingDisk {
-    fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-        if !self.sync {
-            self.strikes()?;
-        }
-        file.write_all_at(bytes, offset)
+struct FailingFile(Box<dyn DiskFile>, Arc<FailingDisk>);
+
+impl DiskFile for FailingFile {
+    fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read(bytes, offset)
     }
 
-    fn sync(&self, file: &File) -> io::Result<()> {
-        if self.sync {
-            self.strikes()?;
+    fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if !self.1.sync {
+            self.1.strikes()?;
         }
-        file.sync_data()
+        self.0.write(bytes, offset)
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        self.0.length()
+    }
+
+    fn set_length(&self, bytes: u64) -> io::Result<()> {
+        self.0.set_length(bytes)
+    }
+
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        self.0.allocate(bytes)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        if self.1.sync {
+            self.1.strikes()?;
+        }
+        self.0.sync()
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.0.sync_all()
+    }
+}
+
+struct Failing(Arc<FailingDisk>);
+
+impl Disk for Failing {
+    fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn DiskFile>> {
+        RealDisk.open(path, access).map(|file| Box::new(FailingFile(file, self.0.clone())) as Box<dyn DiskFile>)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        RealDisk.list(dir)
+    }
+
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        RealDisk.create_dir(dir)
+    }
+
+    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        RealDisk.remove_dir(dir)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealDisk.rename(from, to)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        RealDisk.sync_dir(dir)
+    }
+
+    fn lock(&self, dir: &Path) -> io::Result<Option<Box<dyn Send + Sync>>> {
+        RealDisk.lock(dir)
     }
 }
 
@@ -625,7 +687,7 @@ fn one_failed_write_or_sync_stops_the_journal_for_good() {
     for (left, sync) in [(1, false), (2, false), (1, true), (2, true)] {
         let (_root, dir) = fresh();
         let disk = Arc::new(FailingDisk { left: AtomicU32::new(left), sync });
-        let (mut journal, _) = Journal::open_on(disk.clone(), &dir, FEDERATION, &SMALL).unwrap();
+        let (mut journal, _) = Journal::open_on(Arc::new(Failing(disk.clone())), &dir, FEDERATION, &SMALL).unwrap();
         append(&mut journal, &segment(1, 1, vec![1]));
         append(&mut journal, &vote(1, vec![1]));
         let first = journal.sync().unwrap_err().to_string();

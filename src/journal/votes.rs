@@ -3,12 +3,11 @@
 //! Generation g lives in `votes.(g mod 2)`. The next one is written into the other file, and only when its first group is
 //! durable does the file of the one before become free. So at every instant one of the two files holds a whole generation.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::thread;
+use std::sync::Arc;
 
-use super::disk::{Disk, create_filled, open_rw, sync_dir, write_synced, zero_extend, zero_pages};
-use super::error::{Damage, DamageKind, JournalError};
+use super::disk::{Disk, DiskFile, Root, create_filled, open_rw, sync_dir, write_synced, zero_extend, zero_pages};
+use super::error::{Damage, DamageKind, IoContext, JournalError, Operation};
 use super::frame::{FORMAT_VERSION, FRAME_HEADER, Frame, HEADER_FRAME, Header, MARK_FRAME, StreamKind, push_frame, push_mark};
 use super::page::{GroupBuilder, PAGE, PAYLOAD, PageFound};
 use super::report::{JournalOptions, MAX_PAGES};
@@ -62,23 +61,23 @@ struct VotesFile {
 
 /// Reads the voting record. Beside a running writer (`expected.live`) a file can be recycled while it is read, so what
 /// looks damaged is read again.
-pub(super) fn load(dir: &Path, expected: Expectation) -> VotesState {
+pub(super) fn load(root: &Root, expected: Expectation) -> VotesState {
     let mut looks = 1;
     loop {
-        let state = load_once(dir, expected);
+        let state = load_once(root, expected);
         if state.damage.is_empty() || !expected.live || looks == LIVE_LOOKS {
             return state;
         }
         looks += 1;
-        thread::sleep(LIVE_PAUSE);
+        root.disk.pause(LIVE_PAUSE);
     }
 }
 
-fn load_once(dir: &Path, expected: Expectation) -> VotesState {
+fn load_once(root: &Root, expected: Expectation) -> VotesState {
     let mut state = VotesState::default();
     let mut files = Vec::with_capacity(2);
     for parity in 0..2 {
-        match read_file(&votes_path(dir, parity), parity, expected) {
+        match read_file(&root.disk, &votes_path(&root.dir, parity), parity, expected) {
             Ok(file) => files.push(file),
             Err(damage) => state.damage.push(damage),
         }
@@ -88,7 +87,7 @@ fn load_once(dir: &Path, expected: Expectation) -> VotesState {
     let Some(file) = files.pop_if(|file| file.whole) else {
         state.damage.extend(files.into_iter().flat_map(|file| file.damage));
         let kind = DamageKind::NoGeneration;
-        state.damage.push(Damage { stream: StreamKind::Votes, file: dir.to_path_buf(), page: None, kind });
+        state.damage.push(Damage { stream: StreamKind::Votes, file: root.dir.clone(), page: None, kind });
         return state;
     };
     let generation = file.lap;
@@ -106,9 +105,9 @@ fn load_once(dir: &Path, expected: Expectation) -> VotesState {
     state
 }
 
-fn read_file(path: &Path, parity: u64, expected: Expectation) -> Result<VotesFile, Damage> {
+fn read_file(disk: &Arc<dyn Disk>, path: &Path, parity: u64, expected: Expectation) -> Result<VotesFile, Damage> {
     let stream = StreamKind::Votes;
-    let (mut source, _) = PageSource::open(path, stream)?;
+    let (mut source, _) = PageSource::open(disk, path, stream)?;
     let (mut lap, mut first_page, mut damage) = (0, PageFound::Zero, Vec::new());
     if source.pages() == 0 {
         // Both files have pages from the beginning; an emptied one may have held the newer generation.
@@ -128,7 +127,7 @@ fn read_file(path: &Path, parity: u64, expected: Expectation) -> Result<VotesFil
         lap = lap.max(place.lap);
     }
     // The pages are held still by the check above only as far as the caller repeats it; groups need no second look.
-    let mut scan = FrameScan::open(path, Expectation { stream, lap, live: false, ..expected })?;
+    let mut scan = FrameScan::open(disk, path, Expectation { stream, lap, live: false, ..expected })?;
     let mut frames = Vec::new();
     while let Some(item) = scan.next() {
         match item {
@@ -210,13 +209,13 @@ fn snapshot_group(federation_id: [u8; 32], generation: u64, pages: u32, before: 
 
 /// Appends to the current generation.
 pub(super) struct VotesWriter {
-    dir: PathBuf,
+    root: Root,
     federation_id: [u8; 32],
     least_pages: u32,
     generation: u64,
     path: PathBuf,
     /// None while the voting record is damaged.
-    file: Option<File>,
+    file: Option<Box<dyn DiskFile>>,
     pages: u32,
     next_page: u32,
     next_group: u32,
@@ -228,46 +227,45 @@ pub(super) struct VotesWriter {
 impl VotesWriter {
     /// Creates both files, generation 1 in `votes.1`.
     pub(super) fn create(
-        disk: &dyn Disk,
-        dir: &Path,
+        root: &Root,
         federation_id: [u8; 32],
         options: &JournalOptions,
         snapshot: &Snapshot<'_>,
     ) -> Result<(), JournalError> {
-        let mut writer = Self::damaged(dir, federation_id, options, 0, 0);
-        writer.replace(disk, snapshot).map(|_| ())
+        let mut writer = Self::damaged(root, federation_id, options, 0, 0);
+        writer.replace(snapshot).map(|_| ())
     }
 
     /// Goes on where `state` ends: cuts torn groups. A damaged record is left as it is until it is replaced.
     pub(super) fn resume(
-        disk: &dyn Disk,
-        dir: &Path,
+        root: &Root,
         federation_id: [u8; 32],
         options: &JournalOptions,
         state: &VotesState,
         last_lsn: u64,
     ) -> Result<Self, JournalError> {
-        let mut writer = Self::damaged(dir, federation_id, options, state.highest_generation, last_lsn);
+        let mut writer = Self::damaged(root, federation_id, options, state.highest_generation, last_lsn);
+        let (disk, dir) = (&*root.disk, root.dir.as_path());
         let Some((tail, pages)) = state.end.as_ref().filter(|_| state.damage.is_empty()) else { return Ok(writer) };
         if !state.torn_rotation.is_empty() {
             let other = votes_path(dir, state.generation.saturating_add(1));
-            zero_pages(disk, &open_rw(&other)?, &other, &state.torn_rotation)?;
+            zero_pages(&*open_rw(disk, &other)?, &other, &state.torn_rotation)?;
         }
         writer.generation = state.generation;
         writer.path = votes_path(dir, state.generation);
-        let file = open_rw(&writer.path)?;
-        zero_pages(disk, &file, &writer.path, &tail.torn)?;
+        let file = open_rw(disk, &writer.path)?;
+        zero_pages(&*file, &writer.path, &tail.torn)?;
         (writer.file, writer.pages, writer.next_page, writer.next_group) = (Some(file), *pages, tail.page, tail.group);
         Ok(writer)
     }
 
-    fn damaged(dir: &Path, federation_id: [u8; 32], options: &JournalOptions, generation: u64, last_lsn: u64) -> Self {
+    fn damaged(root: &Root, federation_id: [u8; 32], options: &JournalOptions, generation: u64, last_lsn: u64) -> Self {
         Self {
-            dir: dir.to_path_buf(),
+            root: root.clone(),
             federation_id,
             least_pages: options.votes_pages(),
             generation,
-            path: votes_path(dir, generation),
+            path: votes_path(&root.dir, generation),
             file: None,
             pages: 0,
             next_page: 0,
@@ -306,19 +304,19 @@ impl VotesWriter {
     }
 
     /// Writes the open group and makes it durable; returns its bytes. A full file grows.
-    pub(super) fn flush(&mut self, disk: &dyn Disk, segments_synced: u64) -> Result<u64, JournalError> {
-        let Some(file) = &self.file else { return Err(JournalError::VotesDamaged { dir: self.dir.clone() }) };
+    pub(super) fn flush(&mut self, segments_synced: u64) -> Result<u64, JournalError> {
+        let Some(file) = &self.file else { return Err(JournalError::VotesDamaged { dir: self.root.dir.clone() }) };
         let mut group = std::mem::take(&mut self.builder);
         push_mark(&mut group, segments_synced);
         let count = group.pages_with(0);
         let end = count.saturating_add(self.next_page as usize);
         if end > self.pages as usize {
             let pages = roomy(end, self.pages)?;
-            zero_extend(disk, file, &self.path, self.pages, pages)?;
+            zero_extend(&**file, &self.path, self.pages, pages)?;
             self.pages = pages;
         }
         let bytes = group.seal(StreamKind::Votes, self.generation, self.next_group, self.next_page);
-        write_synced(disk, file, &self.path, &bytes, self.next_page)?;
+        write_synced(&**file, &self.path, &bytes, self.next_page)?;
         self.next_page += count as u32;
         self.next_group = self.next_group.checked_add(1).ok_or(JournalError::Exhausted { what: "group" })?;
         self.synced_lsn = self.last_lsn;
@@ -326,36 +324,37 @@ impl VotesWriter {
     }
 
     /// Begins the next generation with a snapshot; returns its bytes. The open group must have been flushed.
-    pub(super) fn rotate(&mut self, disk: &dyn Disk, snapshot: &Snapshot<'_>) -> Result<u64, JournalError> {
+    pub(super) fn rotate(&mut self, snapshot: &Snapshot<'_>) -> Result<u64, JournalError> {
         if self.is_damaged() {
-            return self.replace(disk, snapshot);
+            return self.replace(snapshot);
         }
         let generation = self.next_generation()?;
-        let path = votes_path(&self.dir, generation);
-        let file = open_rw(&path)?;
-        let length = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
+        let path = votes_path(&self.root.dir, generation);
+        let file = open_rw(&*self.root.disk, &path)?;
+        let length = file.length().during(Operation::Read, &path)?;
         let held = u32::try_from(length / PAGE as u64).unwrap_or(u32::MAX);
         let pages = roomy(snapshot_pages(snapshot.records), self.least_pages)?.max(held);
         if pages > held {
-            zero_extend(disk, &file, &path, held, pages)?;
+            zero_extend(&*file, &path, held, pages)?;
         }
         let bytes = snapshot_group(self.federation_id, generation, pages, self.last_lsn, snapshot);
-        write_synced(disk, &file, &path, &bytes, 0)?;
+        write_synced(&*file, &path, &bytes, 0)?;
         self.begin(generation, path, file, pages, bytes.len(), snapshot);
         Ok(bytes.len() as u64)
     }
 
     /// Writes both files anew, each under a temporary name until it is durable. The new generation comes first, so a
     /// crash in between leaves it beside the damaged file, which is reported again.
-    fn replace(&mut self, disk: &dyn Disk, snapshot: &Snapshot<'_>) -> Result<u64, JournalError> {
+    fn replace(&mut self, snapshot: &Snapshot<'_>) -> Result<u64, JournalError> {
         let generation = self.next_generation()?;
         let pages = roomy(snapshot_pages(snapshot.records), self.least_pages)?;
         let bytes = snapshot_group(self.federation_id, generation, pages, self.last_lsn, snapshot);
-        let path = votes_path(&self.dir, generation);
-        let file = create_filled(disk, &path, pages, &bytes)?;
-        sync_dir(&self.dir)?;
-        create_filled(disk, &votes_path(&self.dir, generation.saturating_add(1)), pages, &[])?;
-        sync_dir(&self.dir)?;
+        let Root { disk, dir } = self.root.clone();
+        let path = votes_path(&dir, generation);
+        let file = create_filled(&*disk, &path, pages, &bytes)?;
+        sync_dir(&*disk, &dir)?;
+        create_filled(&*disk, &votes_path(&dir, generation.saturating_add(1)), pages, &[])?;
+        sync_dir(&*disk, &dir)?;
         self.begin(generation, path, file, pages, bytes.len(), snapshot);
         Ok(bytes.len() as u64)
     }
@@ -364,7 +363,7 @@ impl VotesWriter {
         self.generation.checked_add(1).ok_or(JournalError::Exhausted { what: "generation" })
     }
 
-    fn begin(&mut self, generation: u64, path: PathBuf, file: File, pages: u32, bytes: usize, snapshot: &Snapshot<'_>) {
+    fn begin(&mut self, generation: u64, path: PathBuf, file: Box<dyn DiskFile>, pages: u32, bytes: usize, snapshot: &Snapshot<'_>) {
         (self.generation, self.path, self.file, self.pages) = (generation, path, Some(file), pages);
         (self.next_page, self.next_group) = ((bytes / PAGE) as u32, 2);
         if let Some(more) = (snapshot.records.len() as u64).checked_sub(1) {
