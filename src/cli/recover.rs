@@ -40,6 +40,7 @@ impl Recover {
             core: config.core,
             journal: config.journal,
             store: config.store,
+            nonce: 0,
         };
         let recovered = match recover(&DataDir(copy.path().to_path_buf()), inputs) {
             Ok(recovered) => recovered,

@@ -13,6 +13,7 @@ impl Replica {
             self.spread_late(self.options.stall_timeout_ms / 2);
             self.repeat_view_change();
             self.fetch_missing_bodies();
+            self.ask_to_rejoin();
         }
         self.consider_catch_up();
     }

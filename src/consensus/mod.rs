@@ -11,7 +11,7 @@
 //! - `safety`: the only holder of the key;
 //! - `record`: what is durable;
 //! - `submit`, `propose`, `accept`, `vote`: the normal case;
-//! - `view_change`, `checkpoint`, `catch_up`, `gossip`: everything else;
+//! - `view_change`, `checkpoint`, `catch_up`, `gossip`, `rejoin`: everything else;
 //! - `duplicates`, `pool`, `state`: what they work on.
 
 mod accept;
@@ -22,6 +22,7 @@ mod gossip;
 mod pool;
 mod propose;
 mod record;
+mod rejoin;
 mod safety;
 mod state;
 mod submit;
@@ -35,6 +36,7 @@ mod tests;
 pub use duplicates::DuplicateTable;
 pub use pool::{Ticket, Waiter};
 pub use record::{Part, Record, RecordError, batch_of_frame, kind};
+pub use rejoin::Suspicion;
 pub use safety::{Safety, SafetyError};
 pub use state::{CoreStatus, Replica, Tip};
 pub use verify::{Checked, CheckedBatch, CheckedBody, CheckedProposal, CheckedSubmission, Refusal, Verified, Verifier};
@@ -224,10 +226,20 @@ pub enum Effect {
 /// The answer to an event: records, then effects.
 #[derive(Debug, Default)]
 pub struct Step {
+    /// The replica has rejoined: its voting record begins anew with these, and the note of its suspicion goes, before anything else of the step.
+    pub rejoin: Option<Vec<Record>>,
     /// To be made durable, in order.
     pub records: Vec<Record>,
     /// A leader's proposals: they wait for nothing.
     pub immediate: Vec<Effect>,
     /// To be run once the records, and those of every earlier step, are durable.
     pub effects: Vec<Effect>,
+}
+
+impl Step {
+    /// Whether nothing is to be made durable or run afterwards.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rejoin.is_none() && self.records.is_empty() && self.effects.is_empty()
+    }
 }

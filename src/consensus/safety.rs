@@ -74,6 +74,12 @@ impl Safety {
         self.changing = true;
     }
 
+    /// Everything that may have been signed and forgotten lies behind: signs again, in this view and later ones.
+    pub fn trust(&mut self, view: View) {
+        self.suspect = false;
+        self.view = self.view.max(view);
+    }
+
     /// Notes that a view began.
     pub fn enter(&mut self, view: View) {
         self.view = self.view.max(view);

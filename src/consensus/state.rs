@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::duplicates::DuplicateTable;
 use super::pool::Pool;
 use super::record::Record;
+use super::rejoin::{Rejoining, Suspicion};
 use super::safety::Safety;
 use super::verify::{Checked, CheckedBody, CheckedProposal, Verified};
 use super::{CoreOptions, Delivery, Effect, Event, Halt, Now, Step};
@@ -158,7 +159,10 @@ pub struct Replica {
     pub(super) federation: Arc<Federation>,
     pub(super) me: ReplicaIndex,
     pub(super) options: CoreOptions,
+    /// It signs nothing, for one or both of the next two reasons.
     pub(super) suspect: bool,
+    pub(super) rejoining: Option<Rejoining>,
+    pub(super) blind_until: TimestampMs,
     pub(super) safety: Safety,
     pub(super) now: Now,
     pub(super) out: Step,
@@ -206,9 +210,10 @@ impl Replica {
         options: CoreOptions,
         tip: Tip,
         duplicates: DuplicateTable,
-        suspect: bool,
+        suspicion: Suspicion,
     ) -> Self {
         let n = federation.size();
+        let suspect = suspicion != Suspicion::default();
         Self {
             safety: Safety::new(federation.clone(), me, key, suspect),
             pool: Pool::new(options.pool_bytes, options.pool_author_bytes),
@@ -216,6 +221,8 @@ impl Replica {
             me,
             options,
             suspect,
+            rejoining: suspicion.votes_lost.map(Rejoining::new),
+            blind_until: suspicion.blind_until,
             now: Now::default(),
             out: Step::default(),
             run: 0,
@@ -302,11 +309,14 @@ impl Replica {
             Checked::FetchBody(fetch) => self.on_fetch_body(from, fetch),
             Checked::Body(header, body) => self.on_body(header, body),
             Checked::Evidence(evidence) => self.on_evidence(evidence),
+            Checked::Rejoin(rejoin) => self.on_rejoin(from, &rejoin),
+            Checked::RejoinAnswer(answer) => self.on_rejoin_answer(from, &answer),
         }
     }
 
     /// What an event made possible: accept, vote, decide, propose.
     fn advance(&mut self) {
+        self.consider_rejoining();
         if self.changing {
             return;
         }

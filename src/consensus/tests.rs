@@ -176,7 +176,7 @@ impl Cluster {
                 _ => {}
             }
         }
-        let mut core = Replica::new(federation, i, secret(i).consensus_key(), options(), tip, duplicates, false);
+        let mut core = Replica::new(federation, i, secret(i).consensus_key(), options(), tip, duplicates, Suspicion::default());
         records.iter().for_each(|r| core.replay(r));
         let step = core.resume(Now { wall: START + self.time, mono: self.time });
         node.core = Some(core);
@@ -196,7 +196,7 @@ impl Cluster {
     }
 
     fn take_step(&mut self, i: u16, step: Step) {
-        let Step { records, immediate, effects } = step;
+        let Step { records, immediate, effects, .. } = step;
         for effect in immediate {
             self.run_effect(i, effect);
         }

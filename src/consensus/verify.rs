@@ -10,9 +10,9 @@ use parking_lot::Mutex;
 
 use crate::crypto::{Digest, Signature};
 use crate::types::{
-    BatchKind, Body, BodyDigests, CertificateError, CheckpointCertificate, CommitCertificate, CommittedBatch, ConsensusMessage, Evidence, Federation,
-    FetchBody, Header, NewView, PreparedCertificate, ReplicaIndex, Sequence, SignedCheckpoint, SignedComplaint, SignedProposal, SignedVote, Slot,
-    Status, Submission, SubmissionDigests, UpdateIdError, View, ViewChange,
+    BatchKind, Body, BodyDigests, CertificateError, CheckpointCertificate, CommitCertificate, CommittedBatch, ConsensusMessage, Epoch, Evidence,
+    Federation, FetchBody, Header, NewView, PreparedCertificate, Rejoin, RejoinAnswer, ReplicaIndex, Sequence, SignedCheckpoint, SignedComplaint,
+    SignedProposal, SignedVote, Slot, Status, Submission, SubmissionDigests, UpdateIdError, View, ViewChange,
 };
 
 /// A value whose signatures and digests were checked.
@@ -120,6 +120,10 @@ pub enum Checked {
     Body(Header, CheckedBody),
     /// Two contradictory statements of one member.
     Evidence(Evidence),
+    /// The sender forgot its votes.
+    Rejoin(Rejoin),
+    /// Where the sender stands.
+    RejoinAnswer(RejoinAnswer),
 }
 
 /// Why a message did not pass.
@@ -269,10 +273,7 @@ impl Verifier {
                 Checked::NewView(new_view)
             }
             ConsensusMessage::Status(status) => {
-                let numbers = [status.view, status.committed, status.accepted, status.stable];
-                if status.epoch != 0 || numbers.iter().any(|n| *n > MAX_NUMBER) {
-                    return Err(Refusal::Foreign);
-                }
+                Self::believable(status.epoch, &[status.view, status.committed, status.accepted, status.stable])?;
                 Checked::Status(status)
             }
             ConsensusMessage::Forward(submission) => Checked::Forward(self.submission(submission)?.into_inner()),
@@ -284,6 +285,14 @@ impl Verifier {
             ConsensusMessage::Evidence(evidence) => {
                 self.evidence(&evidence)?;
                 Checked::Evidence(evidence)
+            }
+            ConsensusMessage::Rejoin(rejoin) => {
+                Self::believable(rejoin.epoch, &[rejoin.view])?;
+                Checked::Rejoin(rejoin)
+            }
+            ConsensusMessage::RejoinAnswer(answer) => {
+                Self::believable(answer.epoch, &[answer.view, answer.committed])?;
+                Checked::RejoinAnswer(answer)
             }
         };
         Ok(Verified(checked))
@@ -309,6 +318,11 @@ impl Verifier {
         batch.certificate.verify(&self.federation, &batch.header)?;
         let body = self.body_of(&batch.header, batch.body)?;
         Ok(Verified(CheckedBatch { header: batch.header, body, certificate: batch.certificate }))
+    }
+
+    /// What is unsigned is at least of this epoch, and its numbers cannot overflow anything.
+    fn believable(epoch: Epoch, numbers: &[u64]) -> Result<(), Refusal> {
+        if epoch == 0 && numbers.iter().all(|n| *n <= MAX_NUMBER) { Ok(()) } else { Err(Refusal::Foreign) }
     }
 
     fn outside(&self, slot: Slot) -> Refusal {

@@ -162,7 +162,12 @@ impl Journal {
     ///
     /// # Errors
     /// As above.
-    pub fn open_on(disk: Arc<dyn Disk>, dir: &Path, federation_id: [u8; 32], options: &JournalOptions) -> Result<(Self, JournalReport), JournalError> {
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        federation_id: [u8; 32],
+        options: &JournalOptions,
+    ) -> Result<(Self, JournalReport), JournalError> {
         options.validate()?;
         let root = Root::new(disk, dir);
         require_journal(&root)?;
@@ -362,4 +367,3 @@ fn check_record(kind: u8, payload: &[u8], max: u32) -> Result<(), JournalError> 
 fn check_records(records: &[(u8, Vec<u8>)], max: u32) -> Result<(), JournalError> {
     records.iter().try_for_each(|(kind, payload)| check_record(*kind, payload, max))
 }
-

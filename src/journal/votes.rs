@@ -226,12 +226,7 @@ pub(super) struct VotesWriter {
 
 impl VotesWriter {
     /// Creates both files, generation 1 in `votes.1`.
-    pub(super) fn create(
-        root: &Root,
-        federation_id: [u8; 32],
-        options: &JournalOptions,
-        snapshot: &Snapshot<'_>,
-    ) -> Result<(), JournalError> {
+    pub(super) fn create(root: &Root, federation_id: [u8; 32], options: &JournalOptions, snapshot: &Snapshot<'_>) -> Result<(), JournalError> {
         let mut writer = Self::damaged(root, federation_id, options, 0, 0);
         writer.replace(snapshot).map(|_| ())
     }

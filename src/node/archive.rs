@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::consensus::CheckedBody;
 use crate::journal::JournalReader;
 use crate::recovery::{BodyProblem, body_of};
-use crate::store::{StoreError, StoreReader, StoredBatch};
+use crate::store::{LogReader, StoreError, StoreReader, StoredBatch};
 use crate::types::{BatchRange, CommittedBatch, Federation, LogQuery, ProofAnswer, ProofQuery, Sequence, Submission};
 
 /// Why something committed could not be read. Damage is named and never served.
@@ -26,17 +26,17 @@ pub enum ArchiveError {
 
 /// The committed history of one replica, for reading beside the writer.
 #[derive(Clone)]
-pub struct Archive {
+pub struct Archive<R = StoreReader> {
     federation: Arc<Federation>,
-    rows: StoreReader,
+    rows: R,
     bodies: JournalReader,
     max_bytes: u64,
 }
 
-impl Archive {
+impl<R: LogReader> Archive<R> {
     /// A reader of a log and its journal. One answer holds about `max_bytes`.
     #[must_use]
-    pub fn new(federation: Arc<Federation>, rows: StoreReader, bodies: JournalReader, max_bytes: u64) -> Self {
+    pub fn new(federation: Arc<Federation>, rows: R, bodies: JournalReader, max_bytes: u64) -> Self {
         Self { federation, rows, bodies, max_bytes }
     }
 

@@ -6,8 +6,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::outbox::Outbox;
+use super::pipeline::PipelineInput;
 use super::shared::Shared;
-use super::writer::WriterInput;
 use crate::consensus::{Event, Now, Record, Replica, Step, Verifier};
 use crate::net::InboundPermit;
 
@@ -25,7 +25,7 @@ pub(super) struct Driver {
     pub(super) verifier: Arc<Verifier>,
     pub(super) shared: Arc<Shared>,
     pub(super) outbox: Outbox,
-    pub(super) writer: Sender<WriterInput>,
+    pub(super) writer: Sender<PipelineInput>,
     /// Set by the writer when the voting record needs a new beginning.
     pub(super) rotate: Arc<AtomicBool>,
     /// The beginning of the monotonic clock.
@@ -60,23 +60,19 @@ impl Driver {
     }
 
     /// Sends what may leave at once, and hands the rest to the writer; says whether it is still there.
-    fn pass_on(&mut self, step: Step) -> bool {
-        let Step { records, immediate, effects } = step;
-        for effect in immediate {
+    fn pass_on(&mut self, mut step: Step) -> bool {
+        for effect in std::mem::take(&mut step.immediate) {
             self.outbox.send(effect);
         }
         let status = self.core.status();
         self.verifier.set_window(status.view, status.floor, status.stable_slot);
         *self.shared.status.lock() = status;
-        if !records.is_empty() || !effects.is_empty() {
-            let step = WriterInput::Step { records, effects };
-            if self.writer.send(step).is_err() {
-                return false;
-            }
+        if !step.is_empty() && self.writer.send(PipelineInput::Step(step)).is_err() {
+            return false;
         }
         if self.rotate.swap(false, Ordering::AcqRel) {
             let snapshot: Vec<Record> = self.core.voting_snapshot();
-            return self.writer.send(WriterInput::Rotate(snapshot)).is_ok();
+            return self.writer.send(PipelineInput::Rotate(snapshot)).is_ok();
         }
         true
     }

@@ -8,8 +8,10 @@ mod catch_up;
 mod driver;
 mod handle;
 mod inbound;
+pub(crate) mod keeper;
 mod log;
 mod outbox;
+pub(crate) mod pipeline;
 mod service;
 mod shared;
 mod state_machine;
@@ -29,18 +31,20 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::consensus::{CoreOptions, Verifier};
-use crate::crypto::ReplicaSecret;
+use crate::crypto::{ReplicaSecret, random_bytes};
 use crate::error::FederationError;
-use crate::journal::JournalOptions;
+use crate::journal::{JournalOptions, RealDisk};
 use crate::net::{Inbound, Net, NetIdentity, NetOptions};
-use crate::recovery::{DataDir, Inputs, Recovered, RecoveryReport, recover};
+use crate::recovery::{DataDir, Inputs, Recovered, RecoveryReport, Suspicion, recover};
 use crate::store::StoreOptions;
 use crate::types::{Federation, MessageClass, ReplicaIndex};
 use catch_up::CatchUp;
 use driver::{Driver, Input};
 use inbound::Gate;
+use keeper::Keeper;
 use log::LogWriter;
 use outbox::Outbox;
+use pipeline::Pipeline;
 use service::{Answering, Service};
 use shared::Shared;
 use writer::Writer;
@@ -129,9 +133,12 @@ impl Node {
     pub async fn start(config: NodeConfig, state_machine: Option<Box<dyn StateMachine>>) -> Result<Self, FederationError> {
         let NodeConfig { federation, me, secret, data, listen, addresses, node, core, journal, store, net } = config;
         let started = Instant::now();
-        let inputs = Inputs { federation: federation.clone(), me, key: secret.consensus_key(), core, journal, store };
-        let recovered = tokio::task::spawn_blocking(move || recover(&data, inputs)).await.map_err(|e| FederationError::Stopped(e.to_string()))??;
-        let Recovered { core, journal, store, places, report } = recovered;
+        let suspicion = Suspicion::new(RealDisk::shared(), &data);
+        let from = data.clone();
+        let nonce = u64::from_le_bytes(random_bytes().map_err(|e| FederationError::Stopped(e.to_string()))?);
+        let inputs = Inputs { federation: federation.clone(), me, key: secret.consensus_key(), core, journal, store, nonce };
+        let recovered = tokio::task::spawn_blocking(move || recover(&from, inputs)).await.map_err(|e| FederationError::Stopped(e.to_string()))??;
+        let Recovered { core, journal, store, places, votes_lost, report } = recovered;
         let shared = Arc::new(Shared::new(core.status(), store.head().sequence));
         let verifier = Arc::new(Verifier::new(federation.clone()));
         let (core_in, core_inputs) = mpsc::channel();
@@ -156,24 +163,21 @@ impl Node {
         let rotate = Arc::new(AtomicBool::new(false));
         let (writer_in, writer_inputs) = mpsc::channel();
         let (log_in, log_inputs) = mpsc::sync_channel(usize::try_from(node.log_queue_batches).unwrap_or(1));
-        let suspect = report.suspect.is_some();
         let runtime = tokio::runtime::Handle::current();
         let catch_up =
             CatchUp { net: net.clone(), runtime, verifier: verifier.clone(), shared: shared.clone(), core: core_in.clone(), options: node.clone() };
         let writer = Writer {
-            journal,
+            pipeline: Pipeline::new(journal, places, votes_lost, suspicion),
             shared: shared.clone(),
             outbox: outbox.clone(),
             catch_up,
             log: log_in,
             rotate: rotate.clone(),
-            places,
-            suspect,
             idle_sync: Duration::from_millis(node.idle_sync_ms),
             group_steps: usize::try_from(node.group_steps).unwrap_or(1),
             last_sync: started,
         };
-        let log = LogWriter { store, shared: shared.clone(), core: core_in.clone() };
+        let log = LogWriter { keeper: Keeper::new(store), shared: shared.clone(), core: core_in.clone() };
         let tick = Duration::from_millis(node.tick_ms);
         let driver = Driver { core, verifier: verifier.clone(), shared: shared.clone(), outbox, writer: writer_in, rotate, started, tick };
         let mut threads = gates(frames, &verifier, &shared, &core_in)?;

@@ -14,7 +14,7 @@ use super::shared::Shared;
 use crate::consensus::{Event, Verifier, Waiter};
 use crate::net::{Caller, Net, RequestHandler};
 use crate::recovery::RecoveryReport;
-use crate::types::{BatchRange, Federation, LogQuery, PeerId, ReplicaStatus, Request, Response, Submission, SubmitOutcome, decode, encode};
+use crate::types::{BatchRange, Federation, LogQuery, PeerId, ReplicaStatus, Request, Response, Role, Submission, SubmitOutcome, decode, encode};
 
 /// The longest that a log query may wait for something new.
 const MAX_WAIT: Duration = Duration::from_secs(30);
@@ -98,7 +98,7 @@ impl Service {
             sequence: core.sequence,
             stable_slot: core.stable_slot,
             log_root: core.log_root,
-            suspect: self.report.suspect.clone(),
+            suspect: self.report.suspect.clone().filter(|_| core.role == Role::Suspect),
             pending: core.pending,
             connected: net.map_or(0, |net| u32::try_from(net.connected().len()).unwrap_or(u32::MAX)),
             view_changes: core.view_changes,

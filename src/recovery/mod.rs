@@ -5,19 +5,23 @@
 //! log. A damaged log is set aside and rebuilt from the journal; a damaged voting record, or a damaged tail of the segments, makes the replica
 //! suspect: it cannot prove that it remembers its votes. This module opens no socket and knows no timer.
 
+mod medium;
 mod report;
+mod suspicion;
 
+pub use medium::{Medium, RealMedium};
 pub use report::RecoveryReport;
+pub use suspicion::Suspicion;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::consensus::{CheckedBody, CoreOptions, DuplicateTable, Record, RecordError, Replica, Tip, batch_of_frame};
+use crate::consensus::{CheckedBody, CoreOptions, DuplicateTable, Record, RecordError, Replica, Suspicion as Suspect, Tip, batch_of_frame};
 use crate::crypto::{Digest, SigningKey};
-use crate::journal::{Frame, Journal, JournalError, JournalOptions, JournalReader, Locator, StreamKind};
-use crate::store::{AppendBatch, BodyLocator, Head, Store, StoreError, StoreOptions, StoreReader, StoredBatch, StoredBody};
+use crate::journal::{Disk, Frame, Journal, JournalError, JournalOptions, JournalReader, Locator, RealDisk, StreamKind};
+use crate::store::{AppendBatch, BodyLocator, Head, Log, LogReader, Store, StoreError, StoreOptions, StoredBatch, StoredBody};
 use crate::types::{Body, CodecError, CommitCertificate, CommittedBatch, Federation, Header, ReplicaIndex, Slot};
 
 /// Why a replica does not start.
@@ -105,10 +109,18 @@ impl DataDir {
     /// # Errors
     /// [`RecoveryError::Journal`], among them that there is a journal already.
     pub fn create(&self, federation: &Federation, options: &JournalOptions) -> Result<(), RecoveryError> {
+        self.create_on(RealDisk::shared(), federation, options)
+    }
+
+    /// The same on another disk.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn create_on(&self, disk: Arc<dyn Disk>, federation: &Federation, options: &JournalOptions) -> Result<(), RecoveryError> {
         let io = |error| RecoveryError::Journal { dir: self.journal(), error };
         let (kind, payload) =
             Record::Started { run: 0 }.to_frame().map_err(|error| RecoveryError::Record { lsn: 0, error: RecordError::Codec { kind: 0, error } })?;
-        Journal::create(&self.journal(), federation.id().0.0, options, &[(kind, payload)]).map_err(io)
+        Journal::create_on(disk, &self.journal(), federation.id().0.0, options, &[(kind, payload)]).map_err(io)
     }
 }
 
@@ -126,18 +138,22 @@ pub struct Inputs {
     pub journal: JournalOptions,
     /// The log's options.
     pub store: StoreOptions,
+    /// A random number that was never used before, should the replica have to rejoin.
+    pub nonce: u64,
 }
 
 /// A replica ready to go on.
-pub struct Recovered {
+pub struct Recovered<L = Store> {
     /// The core, before `resume`.
     pub core: Replica,
     /// The journal, open for writing, the start recorded.
     pub journal: Journal,
     /// The log, open for writing.
-    pub store: Store,
+    pub store: L,
     /// Where the bodies of batches not yet in the log lie.
     pub places: BTreeMap<(Slot, Digest), Locator>,
+    /// Whether the voting record cannot be trusted.
+    pub votes_lost: bool,
     /// What was found.
     pub report: RecoveryReport,
 }
@@ -147,22 +163,33 @@ pub struct Recovered {
 /// # Errors
 /// [`RecoveryError`]. Damage that leaves the replica able to serve is in the report instead.
 pub fn recover(dir: &DataDir, inputs: Inputs) -> Result<Recovered, RecoveryError> {
+    let medium = RealMedium { dir: dir.clone(), federation: inputs.federation.id(), options: inputs.store };
+    recover_on(&medium, dir, inputs)
+}
+
+/// The same on any medium.
+///
+/// # Errors
+/// As above.
+pub fn recover_on<M: Medium>(medium: &M, dir: &DataDir, inputs: Inputs) -> Result<Recovered<M::Log>, RecoveryError> {
     let started = Instant::now();
-    let Inputs { federation, me, key, core, journal: journal_options, store: store_options } = inputs;
+    let Inputs { federation, me, key, core, journal: journal_options, nonce, .. } = inputs;
     let id = federation.id();
     let journal_error = |error| RecoveryError::Journal { dir: dir.journal(), error };
-    let (mut journal, found) = Journal::open(&dir.journal(), id.0.0, &journal_options).map_err(journal_error)?;
+    let (mut journal, found) = Journal::open_on(medium.disk(), &dir.journal(), id.0.0, &journal_options).map_err(journal_error)?;
     let mut report = RecoveryReport::new(&found);
     let reader = journal.reader();
     let stable = stable_slot(&federation, &reader)?;
-    let mut store = open_or_rebuild(dir, &federation, &store_options, stable, &mut report)?;
+    let mut store = open_or_rebuild(medium, dir, stable, &mut report)?;
     let replayed = replay_journal(&federation, &mut journal, &mut store, dir, stable, &mut report)?;
-    remember_suspicion(dir, &mut report)?;
-    refill_index(&store, &reader, &mut report)?;
+    remember_suspicion(&Suspicion::new(medium.disk(), dir), &mut report)?;
+    refill_index(&mut store, &reader, &mut report)?;
     let head = store.head();
+    let votes_lost = report.suspect.is_some();
     let duplicates = duplicate_table(&federation, &store.reader(), &reader, &head, &mut report)?;
     let tip = Tip { slot: head.slot, sequence: head.sequence, digest: head.digest, timestamp: head.timestamp, frontier: head.frontier };
-    let mut core = Replica::new(federation, me, key, core, tip, duplicates, report.suspect.is_some());
+    let suspicion = Suspect { votes_lost: votes_lost.then_some(nonce), blind_until: report.blind_until };
+    let mut core = Replica::new(federation, me, key, core, tip, duplicates, suspicion);
     let mut run = 0;
     for record in &replayed.records {
         if let Record::Started { run: before } = record {
@@ -170,29 +197,19 @@ pub fn recover(dir: &DataDir, inputs: Inputs) -> Result<Recovered, RecoveryError
         }
         core.replay(record);
     }
-    record_start(&mut journal, &mut core, run + 1, report.suspect.is_some()).map_err(journal_error)?;
+    record_start(&mut journal, &mut core, run + 1, votes_lost).map_err(journal_error)?;
     report.log_head = core.status().sequence;
     report.millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Ok(Recovered { core, journal, store, places: replayed.places, report })
+    Ok(Recovered { core, journal, store, places: replayed.places, votes_lost, report })
 }
 
 /// Once suspect, always suspect: later starts may no longer read the damaged place, and what was forgotten there stays forgotten. The replica
 /// may vote again only as a new member, under a new key.
-fn remember_suspicion(dir: &DataDir, report: &mut RecoveryReport) -> Result<(), RecoveryError> {
-    let path = dir.suspect();
-    let failed = |error| RecoveryError::Suspicion { path: path.clone(), error };
-    match (std::fs::read_to_string(&path), &report.suspect) {
-        (Ok(earlier), _) => report.suspect_because(format!("since an earlier start: {}", earlier.trim())),
-        (Err(error), Some(reason)) if error.kind() == std::io::ErrorKind::NotFound => {
-            let write = || {
-                std::fs::write(&path, format!("{reason}\n"))?;
-                std::fs::File::open(&path)?.sync_all()?;
-                std::fs::File::open(&dir.0)?.sync_all()
-            };
-            write().map_err(failed)?;
-        }
-        (Err(error), _) if error.kind() == std::io::ErrorKind::NotFound => {}
-        (Err(error), _) => return Err(failed(error)),
+fn remember_suspicion(note: &Suspicion, report: &mut RecoveryReport) -> Result<(), RecoveryError> {
+    match (note.read()?, &report.suspect) {
+        (Some(earlier), _) => report.suspect_because(format!("since an earlier start: {earlier}")),
+        (None, Some(reason)) => note.note(reason)?,
+        (None, None) => {}
     }
     Ok(())
 }
@@ -231,15 +248,9 @@ fn record_of(federation: &Federation, frame: &Frame) -> Result<Record, RecoveryE
 }
 
 /// Opens the log; one that cannot be opened, or ends below what a stable checkpoint promised, is set aside, and an empty one takes its place.
-fn open_or_rebuild(
-    dir: &DataDir,
-    federation: &Federation,
-    options: &StoreOptions,
-    stable: Slot,
-    report: &mut RecoveryReport,
-) -> Result<Store, RecoveryError> {
+fn open_or_rebuild<M: Medium>(medium: &M, dir: &DataDir, stable: Slot, report: &mut RecoveryReport) -> Result<M::Log, RecoveryError> {
     let failed = |error| RecoveryError::Store { dir: dir.0.clone(), error };
-    match Store::open(dir.store(), federation.id(), options) {
+    match medium.open_log() {
         Ok((store, found)) => {
             report.cut += found.rows_cut;
             report.repaired.extend(found.repaired);
@@ -247,13 +258,13 @@ fn open_or_rebuild(
         }
         Err(StoreError::Missing { .. }) if stable == 0 => {}
         Err(error) if error.is_damage() => {
-            let aside = Store::set_aside(dir.store()).map_err(failed)?;
+            let aside = medium.set_aside_log().map_err(failed)?;
             tracing::warn!(%error, aside = %aside.display(), "the log is damaged; it is set aside and rebuilt from the journal");
             report.damaged.push(format!("log: {error}; set aside as {}", aside.display()));
         }
         Err(error) => return Err(failed(error)),
     }
-    Store::create(dir.store(), federation.id(), options).map_err(failed)
+    medium.create_log().map_err(failed)
 }
 
 struct Replayed {
@@ -265,7 +276,7 @@ struct Replayed {
 fn replay_journal(
     federation: &Federation,
     journal: &mut Journal,
-    store: &mut Store,
+    store: &mut impl Log,
     dir: &DataDir,
     stable: Slot,
     report: &mut RecoveryReport,
@@ -338,7 +349,7 @@ impl Snapshot {
 
 /// A commit certificate is written lazily, so the log may hold some that the journal lost. The journal alone must hold all that an audit
 /// needs: they are written to it again.
-fn restore_certificates(journal: &mut Journal, store: &Store, dir: &DataDir, certified: Slot) -> Result<(), RecoveryError> {
+fn restore_certificates(journal: &mut Journal, store: &impl Log, dir: &DataDir, certified: Slot) -> Result<(), RecoveryError> {
     let store_error = |error| RecoveryError::Store { dir: dir.0.clone(), error };
     let journal_error = |error| RecoveryError::Journal { dir: dir.journal(), error };
     for slot in certified + 1..=store.head().slot {
@@ -353,7 +364,7 @@ fn restore_certificates(journal: &mut Journal, store: &Store, dir: &DataDir, cer
 /// Appends a batch that the journal says is committed, if the log lacks it. The certificate is checked: the log takes nothing on trust.
 fn append_committed(
     federation: &Federation,
-    store: &mut Store,
+    store: &mut impl Log,
     dir: &DataDir,
     certificate: &CommitCertificate,
     pending: &mut BTreeMap<(Slot, Digest), (Header, CheckedBody, Locator)>,
@@ -406,7 +417,7 @@ pub fn body_of(reader: &JournalReader, row: &StoredBatch) -> Result<Arc<Body>, B
 }
 
 /// Gives the lookup index what it lags behind. A body that cannot be read leaves it lagging.
-fn refill_index(store: &Store, reader: &JournalReader, report: &mut RecoveryReport) -> Result<(), RecoveryError> {
+fn refill_index(store: &mut impl Log, reader: &JournalReader, report: &mut RecoveryReport) -> Result<(), RecoveryError> {
     let Some(gap) = store.index_gap() else { return Ok(()) };
     let failed = |error| RecoveryError::Store { dir: PathBuf::from("log"), error };
     for row in store.reader().rows_from_sequence(*gap.start()) {
@@ -431,7 +442,7 @@ fn refill_index(store: &Store, reader: &JournalReader, report: &mut RecoveryRepo
 /// must not vote until header time has passed that batch by; that is no lasting suspicion, because its votes are whole.
 fn duplicate_table(
     federation: &Federation,
-    rows: &StoreReader,
+    rows: &impl LogReader,
     reader: &JournalReader,
     head: &Head,
     report: &mut RecoveryReport,
@@ -455,7 +466,9 @@ fn duplicate_table(
             Ok(checked) => checked,
             Err(problem) => {
                 let damage = format!("the body of slot {}, needed to tell duplicates: {problem}", row.header.slot);
-                report.suspect_because(format!("{damage}; start again once {} ms have passed in the log", federation.parameters().max_lifetime_ms));
+                // No later header can be of a time at which this batch still counts.
+                report.blind_until = row.header.timestamp.saturating_add(DuplicateTable::horizon_ms(parameters.max_lifetime_ms));
+                report.suspect_because(format!("{damage}; it votes again once the log's time has passed {}", report.blind_until));
                 report.damaged.push(damage);
                 continue;
             }

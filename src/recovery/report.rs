@@ -21,8 +21,10 @@ pub struct RecoveryReport {
     pub repaired: Vec<String>,
     /// What was found damaged.
     pub damaged: Vec<String>,
-    /// Why the replica must not vote, if so.
+    /// Why the replica must not vote yet, if so.
     pub suspect: Option<String>,
+    /// The log's time (ms) before which it must not, because it could not tell duplicates; 0 if it can.
+    pub blind_until: u64,
     /// How long it took, ms.
     pub millis: u64,
 }

@@ -4,6 +4,7 @@
 //! it. The log is never the only copy of anything that is not synced: the journal can rebuild it. It appends what continues it and nothing else,
 //! so a row that is there was checked against the chain. It knows neither the journal's files nor consensus; `docs/store-format.md` has the bytes.
 
+mod contract;
 mod database;
 mod error;
 mod index;
@@ -14,6 +15,7 @@ mod tiles;
 #[cfg(test)]
 mod tests;
 
+pub use contract::{Log, LogReader};
 pub use database::MAX_ROW_BYTES;
 pub use error::{Damage, OrderProblem, StoreError};
 pub use migrate::SCHEMA_VERSION;
@@ -307,7 +309,7 @@ impl Store {
         let header = &append.batch.header;
         let leaves = append.batch.body.leaves(append.digests, header.first_sequence);
         let hashes: Vec<Digest> = leaves.iter().map(Leaf::hash).collect();
-        let next = self.continues(header, &hashes)?;
+        let next = self.head.read().extended(header, &hashes)?;
         let body = self.place(&append)?;
         let row = BatchRow { header: header.clone(), certificate: append.batch.certificate.clone(), body };
         let size = next.sequence - hashes.len() as u64;
@@ -317,29 +319,6 @@ impl Store {
         self.index.add(leaves.iter().map(|leaf| (&leaf.update_id, leaf.sequence)));
         *self.head.write() = next;
         Ok(hashes)
-    }
-
-    fn continues(&self, header: &Header, leaves: &[Digest]) -> Result<Head, StoreError> {
-        let head = self.head.read();
-        let order = |problem| Err(StoreError::Order { slot: header.slot, problem });
-        if header.slot != head.slot + 1 {
-            return order(OrderProblem::Slot { expected: head.slot + 1 });
-        }
-        if header.first_sequence != head.sequence + 1 {
-            return order(OrderProblem::Sequence { expected: head.sequence + 1, found: header.first_sequence });
-        }
-        if header.parent != head.digest {
-            return order(OrderProblem::Parent);
-        }
-        if u64::from(header.count) != leaves.len() as u64 || leaves.is_empty() {
-            return order(OrderProblem::Count { expected: u64::from(header.count), found: leaves.len() as u64 });
-        }
-        let mut frontier = head.frontier.clone();
-        leaves.iter().for_each(|leaf| frontier.append(*leaf));
-        if frontier.root() != header.log_root {
-            return order(OrderProblem::Root);
-        }
-        Ok(Head { slot: header.slot, sequence: header.last_sequence(), digest: header.digest(), timestamp: header.timestamp, frontier })
     }
 
     fn place(&self, append: &AppendBatch<'_>) -> Result<BodyPlace, StoreError> {

@@ -79,26 +79,6 @@ impl StoreReader {
         Err(StoreError::Damaged(Damage::Gap { slot }))
     }
 
-    /// The batches from the one that holds `sequence` on, up to the head as it is at each step.
-    pub fn rows_from_sequence(&self, sequence: Sequence) -> impl Iterator<Item = Result<StoredBatch, StoreError>> + use<> {
-        let (reader, mut next) = (self.clone(), Some(sequence.max(1)));
-        std::iter::from_fn(move || {
-            let row = reader.row_at_sequence(next?).transpose()?;
-            next = row.as_ref().ok().map(|r| r.header.last_sequence() + 1);
-            Some(row)
-        })
-    }
-
-    /// The batches from the head back.
-    pub fn rows_backwards(&self) -> impl Iterator<Item = Result<StoredBatch, StoreError>> + use<> {
-        let (reader, mut next) = (self.clone(), Some(self.head_sequence()));
-        std::iter::from_fn(move || {
-            let row = reader.row_at_sequence(next?).transpose()?;
-            next = row.as_ref().ok().map(|r| r.header.first_sequence - 1);
-            Some(row)
-        })
-    }
-
     /// The inclusion path of an update in the tree of its own batch, checked against the root that the quorum signed.
     ///
     /// # Errors

@@ -63,6 +63,30 @@ pub struct FetchBody {
     pub digest: Digest,
 }
 
+/// A replica that forgot its votes asks where the others stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct Rejoin {
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// A random number that it never used before.
+    pub nonce: u64,
+    /// The view that it waits for, once it waits for nothing else; 0 before.
+    pub view: View,
+}
+
+/// The answer; unsigned like a status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct RejoinAnswer {
+    /// The sender's epoch.
+    pub epoch: Epoch,
+    /// The number asked with.
+    pub nonce: u64,
+    /// The view that the sender is in, or leaves for.
+    pub view: View,
+    /// The last slot it committed.
+    pub committed: Slot,
+}
+
 /// Every message between replicas.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum ConsensusMessage {
@@ -90,6 +114,10 @@ pub enum ConsensusMessage {
     Body(Header, Arc<Body>),
     /// Two contradictory statements of one member.
     Evidence(Evidence),
+    /// A replica forgot its votes.
+    Rejoin(Rejoin),
+    /// Where the sender stands.
+    RejoinAnswer(RejoinAnswer),
 }
 
 /// Which of a peer's streams a message travels on: what is small never waits behind what is large.
@@ -123,9 +151,14 @@ impl ConsensusMessage {
     #[must_use]
     pub fn class(&self) -> MessageClass {
         match self {
-            Self::Vote(_) | Self::Checkpoint(_) | Self::Complaint(_) | Self::Status(_) | Self::FetchBody(_) | Self::Evidence(_) => {
-                MessageClass::Votes
-            }
+            Self::Vote(_)
+            | Self::Checkpoint(_)
+            | Self::Complaint(_)
+            | Self::Status(_)
+            | Self::FetchBody(_)
+            | Self::Evidence(_)
+            | Self::Rejoin(_)
+            | Self::RejoinAnswer(_) => MessageClass::Votes,
             Self::Stable(_) | Self::ViewChange(_) | Self::NewView(_) => MessageClass::Control,
             Self::PrePrepare(_) | Self::Forward(_) | Self::Body(..) => MessageClass::Bulk,
         }

@@ -20,7 +20,7 @@ pub use checkpoint::{Checkpoint, CheckpointCertificate, SignedCheckpoint};
 pub use client::{BatchRange, LogQuery, ProofAnswer, ProofQuery, ReplicaStatus, Request, Response, Role, SubmissionReceipt, SubmitOutcome};
 pub use codec::{CodecError, MAX_FRAME_BYTES, decode, encode};
 pub use genesis::{Author, Federation, Genesis, GenesisError, Member, Reader, byzantine_threshold, fault_limit, weak_quorum};
-pub use message::{ConsensusMessage, FetchBody, MessageClass, SignedProposal, Status};
+pub use message::{ConsensusMessage, FetchBody, MessageClass, Rejoin, RejoinAnswer, SignedProposal, Status};
 pub use parameters::Parameters;
 pub use update::{LEAF_VERSION, Leaf, StateUpdate, Submission, SubmissionDigests, SubmittedUpdate, UpdateId, UpdateIdError, data_digest};
 pub use view_change::{Complaint, NewView, SignedComplaint, ViewChange};

@@ -12,7 +12,7 @@ use exo_federation::config::FederationFile;
 use exo_federation::journal::{JournalOptions, JournalReader};
 use exo_federation::node::LogEntry;
 use exo_federation::recovery::body_of;
-use exo_federation::store::{Store, StoreOptions};
+use exo_federation::store::{LogReader as _, Store, StoreOptions};
 use exo_federation::types::CommittedBatch;
 use serde_json::Value;
 

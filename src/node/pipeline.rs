@@ -1,0 +1,138 @@
+//! What the journal's thread does, without the thread: append the records of many steps, sync once, release their effects in order.
+//!
+//! The simulator runs this very code on a simulated disk.
+
+use std::collections::BTreeMap;
+
+use crate::consensus::{Effect, Part, Record, Step};
+use crate::crypto::Digest;
+use crate::journal::{Journal, JournalError, Locator};
+use crate::recovery::{RecoveryError, Suspicion, body_locator};
+use crate::types::{CodecError, Slot};
+
+use super::keeper::LogInput;
+
+/// What the pipeline is given, in the core's order.
+pub(crate) enum PipelineInput {
+    /// One step; its immediate effects have run.
+    Step(Step),
+    /// The voting record begins anew with these.
+    Rotate(Vec<Record>),
+}
+
+/// What may happen now that everything before it is durable, in order.
+pub(crate) enum Released {
+    /// To another thread, or to the network: everything but deliveries, views and evidence.
+    Effect(Effect),
+    /// To the log.
+    Log(LogInput),
+}
+
+/// Why a replica cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PipelineError {
+    /// The journal.
+    #[error("the journal failed, and a failed write is never retried: {0}")]
+    Journal(#[from] JournalError),
+    /// A record has no stored form.
+    #[error("a record cannot be encoded: {0}")]
+    Codec(#[from] CodecError),
+    /// The note of suspicion cannot be removed.
+    #[error("the replica has rejoined, and its note of suspicion cannot be removed: {0}")]
+    Suspicion(#[from] RecoveryError),
+}
+
+/// The journal, and what must be known to write it.
+pub(crate) struct Pipeline {
+    journal: Journal,
+    /// Where the bodies of batches not yet in the log lie.
+    places: BTreeMap<(Slot, Digest), Locator>,
+    /// The replica's voting record cannot be trusted: it stays as it was found until the replica has rejoined.
+    suspect: bool,
+    suspicion: Suspicion,
+}
+
+impl Pipeline {
+    pub(crate) fn new(journal: Journal, places: BTreeMap<(Slot, Digest), Locator>, suspect: bool, suspicion: Suspicion) -> Self {
+        Self { journal, places, suspect, suspicion }
+    }
+
+    /// Syncs whatever is buffered; nothing if nothing is.
+    pub(crate) fn sync(&mut self) -> Result<(), PipelineError> {
+        Ok(self.journal.sync()?)
+    }
+
+    /// Whether the core should hand over a new beginning of the voting record.
+    pub(crate) fn wants_rotation(&self) -> bool {
+        !self.suspect && self.journal.votes_need_rotation()
+    }
+
+    /// Appends a group of steps and syncs it, unless nothing in it has to be synced now (`due` says that a sync is due anyway).
+    pub(crate) fn group(&mut self, inputs: impl Iterator<Item = PipelineInput>, due: bool) -> Result<Vec<Released>, PipelineError> {
+        let (mut released, mut effects, mut must_sync) = (Vec::new(), Vec::new(), due);
+        for input in inputs {
+            match input {
+                PipelineInput::Step(Step { records, effects: of_step, rejoin, .. }) => {
+                    if let Some(snapshot) = rejoin {
+                        self.rejoin(&snapshot)?;
+                    }
+                    for record in records {
+                        must_sync |= record.must_sync();
+                        self.append(record, &mut released)?;
+                    }
+                    must_sync |= of_step.iter().any(|e| matches!(e, Effect::Deliver(d) if d.checkpoint));
+                    effects.extend(of_step);
+                }
+                PipelineInput::Rotate(snapshot) => self.journal.rotate_votes(&frames(&snapshot)?)?,
+            }
+        }
+        if must_sync {
+            self.sync()?;
+        }
+        effects.into_iter().for_each(|effect| released.push(self.release(effect)));
+        Ok(released)
+    }
+
+    /// The new voting record is durable before the note of suspicion goes: a crash in between leaves a suspect replica.
+    fn rejoin(&mut self, snapshot: &[Record]) -> Result<(), PipelineError> {
+        self.journal.rotate_votes(&frames(snapshot)?)?;
+        self.suspicion.lift()?;
+        self.suspect = false;
+        tracing::warn!("the replica has rejoined: it votes again");
+        Ok(())
+    }
+
+    fn append(&mut self, record: Record, released: &mut Vec<Released>) -> Result<(), PipelineError> {
+        let (kind, payload) = record.to_frame()?;
+        if record.part() == Part::Segments {
+            let place = self.journal.append_segment(kind, record.slot(), &payload)?;
+            if let Record::Proposal { header, .. } | Record::Body { header, .. } = &record {
+                self.places.insert((header.slot, header.digest()), place);
+            }
+        } else if !self.suspect {
+            self.journal.append_vote(kind, &payload)?;
+        }
+        if let Record::Stable(certificate) = record {
+            released.push(Released::Log(LogInput::Stable(Box::new(certificate))));
+        }
+        Ok(())
+    }
+
+    fn release(&mut self, effect: Effect) -> Released {
+        match effect {
+            Effect::Deliver(delivery) => {
+                let key = (delivery.header.slot, delivery.certificate.digest);
+                let place = self.places.get(&key).copied().map(body_locator);
+                self.places = self.places.split_off(&(key.0 + 1, Digest::ZERO));
+                Released::Log(LogInput::Append(delivery, place))
+            }
+            Effect::Evidence(evidence) => Released::Log(LogInput::Evidence(Box::new(evidence))),
+            Effect::ViewEntered { view, reason } => Released::Log(LogInput::View { view, reason }),
+            other => Released::Effect(other),
+        }
+    }
+}
+
+fn frames(records: &[Record]) -> Result<Vec<(u8, Vec<u8>)>, CodecError> {
+    records.iter().map(Record::to_frame).collect()
+}
