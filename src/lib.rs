@@ -16,6 +16,7 @@ pub mod net;
 pub mod node;
 pub mod proof;
 pub mod recovery;
+pub mod sim;
 pub mod store;
 pub mod types;
 

@@ -10,6 +10,7 @@ mod log;
 mod proof;
 mod recover;
 mod serve;
+mod simulate;
 mod status;
 mod submit;
 
@@ -58,6 +59,7 @@ enum Command {
     Verify(proof::Verify),
     Audit(audit::Audit),
     Recover(recover::Recover),
+    Simulate(simulate::Simulate),
 }
 
 /// Where a client finds its federation and key.
@@ -78,7 +80,9 @@ impl ClientArgs {
 #[must_use]
 pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("EXOFED_LOG").unwrap_or_else(|_| "warn,exo_federation=info".into());
+    // What simulated replicas log is theirs.
+    let usual = if matches!(arguments.command, Command::Simulate(_)) { "off" } else { "warn,exo_federation=info" };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("EXOFED_LOG").unwrap_or_else(|_| usual.into());
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).with_target(false).init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -113,6 +117,7 @@ async fn dispatch(command: Command) -> Verdict {
         Command::Verify(verify) => verify.run(),
         Command::Audit(audit) => audit.run(),
         Command::Recover(recover) => recover.run(),
+        Command::Simulate(simulate) => tokio::task::block_in_place(|| simulate.run()),
     }
 }
 

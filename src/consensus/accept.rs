@@ -32,8 +32,9 @@ impl Replica {
         for known in accepted.into_iter().chain(buffered) {
             let evidence = Evidence { first: known, second: new.clone() };
             if evidence.contradicts() {
-                self.broadcast(ConsensusMessage::Evidence(evidence.clone()));
-                self.on_evidence(evidence);
+                if self.on_evidence(evidence.clone()) {
+                    self.broadcast(ConsensusMessage::Evidence(evidence));
+                }
                 return;
             }
         }
@@ -84,6 +85,9 @@ impl Replica {
         if self.leads() || header.slot > self.window_end() {
             return Verdict::Refuse;
         }
+        if header.slot <= self.stable_slot() {
+            return Verdict::Wait;
+        }
         let Some(parent) = self.chain_end(header.slot - 1) else { return Verdict::Wait };
         let clock = self.now.wall;
         let fresh = header.timestamp.abs_diff(clock) <= self.federation.parameters().max_drift_ms;
@@ -122,19 +126,20 @@ impl Replica {
         self.apply_body(header, body);
     }
 
-    /// Two statements of one member contradict each other. If the leader proposed twice at one place, its view is over.
-    pub(super) fn on_evidence(&mut self, evidence: Evidence) {
+    /// Two statements of one member contradict each other; says whether that is news. If the leader proposed twice at one place, its view is over.
+    pub(super) fn on_evidence(&mut self, evidence: Evidence) -> bool {
         let vote = evidence.first.vote;
         let leader = evidence.first.replica;
         // One piece of evidence a place convicts; a flood of more tells nothing new.
-        if self.evidence_seen.len() >= 1_024 || !self.evidence_seen.insert((leader, vote.view, vote.slot)) {
-            return;
+        let new = self.evidence_seen.len() < 1_024 && self.evidence_seen.insert((leader, vote.phase, vote.view, vote.slot));
+        if new {
+            self.count_evidence += 1;
+            self.out.effects.push(Effect::Evidence(evidence));
         }
-        self.count_evidence += 1;
-        self.out.effects.push(Effect::Evidence(evidence));
         if vote.phase == Phase::PrePrepare && vote.view == self.view && !self.changing && leader == self.federation.leader(self.view) {
             self.start_view_change(self.view + 1, "the leader proposed twice at one place");
         }
+        new
     }
 }
 

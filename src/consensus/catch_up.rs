@@ -7,20 +7,30 @@ use super::verify::{CheckedBatch, CheckedBody, Verified};
 use crate::types::{ConsensusMessage, FetchBody, Header, ReplicaIndex};
 
 impl Replica {
-    /// Asks one peer for batches when this replica stays behind. A peer that failed last is passed over once.
+    /// Asks one peer for batches when this replica stays behind.
     pub(super) fn consider_catch_up(&mut self) {
         if self.catching_up.is_some() {
             return;
         }
-        let claims = || self.peers.iter().zip(0u16..).filter_map(|(p, index)| p.status.map(|s| (s.committed, index)));
-        let ahead = |avoid: Option<ReplicaIndex>| claims().filter(|(slot, index)| *slot > self.tip.slot && Some(*index) != avoid).max();
-        let Some((slot, peer)) = ahead(self.catch_up_avoid).or_else(|| ahead(None)) else { return };
+        let Some((slot, peer)) = self.next_ahead() else { return };
         let waited = self.now.mono.saturating_sub(self.timers.last_commit) >= self.options.catch_up_after_ms;
         let far = slot - self.tip.slot > self.federation.parameters().window_slots / 2;
         if waited || far {
-            self.catching_up = Some(peer);
-            self.out.effects.push(Effect::CatchUp { peer, from_slot: self.tip.slot + 1 });
+            self.ask_for_batches(peer);
         }
+    }
+
+    fn ask_for_batches(&mut self, peer: ReplicaIndex) {
+        (self.catching_up, self.caught_up_from) = (Some(peer), Some(peer));
+        self.out.effects.push(Effect::CatchUp { peer, from_slot: self.tip.slot + 1 });
+    }
+
+    /// The next member, in turn, that says it is ahead, and the slot it names: whoever failed, lies or is slow is asked again only after all others.
+    fn next_ahead(&self) -> Option<(u64, ReplicaIndex)> {
+        let ahead = self.peers.iter().zip(0u16..).filter_map(|(p, index)| p.status.map(|s| (s.committed, index)));
+        let ahead: Vec<_> = ahead.filter(|(slot, index)| *slot > self.tip.slot && *index != self.me).collect();
+        let after = ahead.iter().find(|(_, index)| self.caught_up_from.is_none_or(|last| *index > last));
+        after.or(ahead.first()).copied()
     }
 
     pub(super) fn on_caught_up(&mut self, from: ReplicaIndex, batches: Vec<Verified<CheckedBatch>>) {
@@ -31,18 +41,16 @@ impl Replica {
         for batch in batches {
             self.take_committed(batch.into_inner());
         }
-        self.catch_up_avoid = (self.tip.slot == before).then_some(from);
-        let more = self.peers.iter().filter_map(|p| p.status).any(|s| s.committed > self.tip.slot);
-        if self.tip.slot > before && more {
-            self.catching_up = Some(from);
-            self.out.effects.push(Effect::CatchUp { peer: from, from_slot: self.tip.slot + 1 });
+        if self.tip.slot > before
+            && let Some((_, peer)) = self.next_ahead()
+        {
+            self.ask_for_batches(peer);
         }
     }
 
     pub(super) fn on_catch_up_failed(&mut self, from: ReplicaIndex) {
         if self.catching_up == Some(from) {
             self.catching_up = None;
-            self.catch_up_avoid = Some(from);
         }
     }
 
@@ -79,7 +87,10 @@ impl Replica {
     }
 
     pub(super) fn on_fetch_body(&mut self, from: ReplicaIndex, fetch: FetchBody) {
+        const PER_GOSSIP: u32 = 16;
+        let Some(peer) = self.peers.get_mut(usize::from(from)).filter(|peer| peer.bodies < PER_GOSSIP) else { return };
         if let Some((header, body)) = self.bodies.get(&(fetch.slot, fetch.digest)) {
+            peer.bodies += 1;
             let message = ConsensusMessage::Body(header.clone(), body.body.clone());
             self.send(from, message);
         }

@@ -66,13 +66,16 @@ impl DuplicateTable {
     }
 
     /// Notes a committed body; its pairs leave the in-flight part, and generations wholly before `timestamp` are dropped.
-    pub fn commit(&mut self, body: &CheckedBody, first_sequence: Sequence, timestamp: TimestampMs) {
+    pub fn commit(&mut self, body: &CheckedBody, slot: Slot, first_sequence: Sequence, timestamp: TimestampMs) {
         let mut sequence = first_sequence;
         for (submission, digests) in body.body.submissions.iter().zip(&body.digests.submissions) {
             let generation = self.generations.entry(submission.not_after / self.width).or_default();
             for (id, data) in submission.ids().zip(&digests.data) {
                 let key = key(&submission.author, id);
-                self.in_flight.remove(&key);
+                // A later slot in flight may use the id again, once it has expired.
+                if self.in_flight.get(&key).is_some_and(|(its, _)| *its <= slot) {
+                    self.in_flight.remove(&key);
+                }
                 let entry = Committed { sequence, not_after: submission.not_after, data: half(data) };
                 if generation.insert(key, entry).is_none() {
                     self.committed_count += 1;

@@ -8,6 +8,7 @@ impl Replica {
         self.check_timers();
         if self.now.mono.saturating_sub(self.timers.last_gossip) >= self.options.gossip_ms {
             self.timers.last_gossip = self.now.mono;
+            self.peers.iter_mut().for_each(|peer| peer.bodies = 0);
             self.broadcast(ConsensusMessage::Status(self.own_status()));
             self.expire_submissions();
             self.spread_late(self.options.stall_timeout_ms / 2);
@@ -29,9 +30,11 @@ impl Replica {
         peer.repeats = if peer.status == Some(status) { peer.repeats.saturating_add(1) } else { 0 };
         peer.status = Some(status);
         let repeats = peer.repeats;
-        if repeats == 0 || from == self.me {
+        // Not more often than it should ask: an answer may be much larger than the question.
+        if repeats == 0 || from == self.me || self.now.mono < peer.helped_at.saturating_add(self.options.gossip_ms / 2) {
             return;
         }
+        peer.helped_at = self.now.mono;
         if status.view < self.view || (status.view == self.view && status.changing && !self.changing) {
             self.help_into_view(from);
         } else if status.view == self.view && !status.changing && !self.changing && status.committed >= self.floor() {

@@ -12,13 +12,14 @@
 //! - `record`: what is durable;
 //! - `submit`, `propose`, `accept`, `vote`: the normal case;
 //! - `view_change`, `checkpoint`, `catch_up`, `gossip`, `rejoin`: everything else;
-//! - `duplicates`, `pool`, `state`: what they work on.
+//! - `duplicates`, `pool`, `state`: what they work on; `inspect`: for the simulator.
 
 mod accept;
 mod catch_up;
 mod checkpoint;
 mod duplicates;
 mod gossip;
+mod inspect;
 mod pool;
 mod propose;
 mod record;
@@ -34,6 +35,7 @@ mod vote;
 mod tests;
 
 pub use duplicates::DuplicateTable;
+pub use inspect::Place;
 pub use pool::{Ticket, Waiter};
 pub use record::{Part, Record, RecordError, batch_of_frame, kind};
 pub use rejoin::Suspicion;

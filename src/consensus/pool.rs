@@ -81,12 +81,6 @@ impl Pool {
         self.entries.len()
     }
 
-    /// Whether none is.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
     /// The bytes that wait to be proposed.
     #[must_use]
     pub fn unproposed_bytes(&self) -> u64 {
@@ -214,10 +208,13 @@ impl Pool {
         self.entries.iter()
     }
 
-    /// When the oldest submission of each author was first seen, the oldest of them (monotonic ms).
+    /// When the oldest submission that lasts beyond a time was first seen, over all authors (monotonic ms).
     #[must_use]
-    pub fn oldest(&self) -> Option<u64> {
-        self.queues.values().filter_map(|q| q.front()).filter_map(|d| self.entries.get(d)).map(|p| p.since).min()
+    pub fn oldest(&self, beyond: TimestampMs) -> Option<u64> {
+        let lasting = |queue: &VecDeque<Digest>| {
+            queue.iter().filter_map(|d| self.entries.get(d)).find(|p| p.checked.submission.not_after > beyond).map(|p| p.since)
+        };
+        self.queues.values().filter_map(lasting).min()
     }
 
     /// Takes out what can never be committed: `not_after` has passed by the chain's own time, or by the clock with the drift allowed.

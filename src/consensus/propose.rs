@@ -13,7 +13,9 @@ use crate::types::{BatchKind, Body, ConsensusMessage, Header, Leaf, Phase, Signe
 impl Replica {
     /// Proposes one batch if there is reason to; says whether it did.
     pub(super) fn propose(&mut self) -> bool {
-        if self.changing || self.suspect || !self.leads() || self.barred_view == Some(self.view) || self.pool.unproposed_bytes() == 0 {
+        // Slots that a stable checkpoint covers are committed, though this log has yet to reach it.
+        let behind = self.tip.slot < self.stable_slot();
+        if behind || self.changing || self.suspect || !self.leads() || self.barred_view == Some(self.view) || self.pool.unproposed_bytes() == 0 {
             return false;
         }
         let head = self.head();
@@ -33,7 +35,13 @@ impl Replica {
         let digest = header.digest();
         let Ok(signed) = self.safety.vote(Phase::PrePrepare, self.view, header.slot, digest) else { return false };
         let proposal = SignedProposal { view: self.view, header: header.clone(), body: body.body.clone(), signature: signed.signature };
-        self.out.immediate.push(Effect::Broadcast(ConsensusMessage::PrePrepare(proposal)));
+        let message = Effect::Broadcast(ConsensusMessage::PrePrepare(proposal));
+        // A leader that crashes must not come back to this view and propose otherwise: its new-view must be durable, or this must wait for it.
+        if (self.view == 0 && self.run <= 1) || self.voted_with_us.len() >= self.federation.weak_quorum() {
+            self.out.immediate.push(message);
+        } else {
+            self.out.effects.push(message);
+        }
         self.record(Record::Proposal { view: self.view, header, signature: signed.signature, body });
         true
     }

@@ -91,6 +91,11 @@ impl Safety {
         self.signed = self.signed.split_off(&(slot + 1, Phase::PrePrepare));
     }
 
+    /// Everything remembered.
+    pub(super) fn remembered(&self) -> Vec<(Phase, View, Slot, Digest)> {
+        self.signed.iter().map(|((slot, phase), (view, digest))| (*phase, *view, *slot, *digest)).collect()
+    }
+
     /// Signs a proposal or vote.
     ///
     /// # Errors

@@ -13,8 +13,8 @@ use super::{CoreOptions, Delivery, Effect, Event, Halt, Now, Step};
 use crate::crypto::merkle::Frontier;
 use crate::crypto::{Digest, SigningKey};
 use crate::types::{
-    CheckpointCertificate, CommitCertificate, Federation, Header, NewView, PreparedCertificate, ReplicaIndex, Role, Sequence, SignedCheckpoint,
-    SignedVote, Slot, Status, TimestampMs, View, ViewChange,
+    Checkpoint, CheckpointCertificate, CommitCertificate, Federation, Header, NewView, PreparedCertificate, ReplicaIndex, Role, Sequence,
+    SignedCheckpoint, SignedVote, Slot, Status, TimestampMs, View, ViewChange,
 };
 
 /// The end of the committed chain.
@@ -106,6 +106,9 @@ pub(super) struct Peer {
     pub(super) status: Option<Status>,
     /// How many statuses in a row were the same: it may be waiting for something that was lost.
     pub(super) repeats: u32,
+    /// When it was last sent something again (monotonic ms), and how many bodies since.
+    pub(super) helped_at: u64,
+    pub(super) bodies: u32,
 }
 
 /// A complaint and when it was last heard (monotonic ms).
@@ -185,6 +188,8 @@ pub struct Replica {
     /// Of later views.
     pub(super) proposals_ahead: BTreeMap<Slot, Arc<CheckedProposal>>,
     pub(super) vote_cursor: Slot,
+    /// Who voted in the current view: f + 1 of them prove that its new-view left this replica, if it leads.
+    pub(super) voted_with_us: std::collections::BTreeSet<ReplicaIndex>,
     pub(super) complaints: BTreeMap<ReplicaIndex, Heard>,
     pub(super) complained: Option<View>,
     pub(super) view_changes: BTreeMap<ReplicaIndex, Arc<ViewChange>>,
@@ -192,9 +197,10 @@ pub struct Replica {
     pub(super) checkpoints: BTreeMap<Slot, BTreeMap<ReplicaIndex, SignedCheckpoint>>,
     pub(super) peers: Vec<Peer>,
     pub(super) catching_up: Option<ReplicaIndex>,
-    pub(super) catch_up_avoid: Option<ReplicaIndex>,
+    /// Who was asked last.
+    pub(super) caught_up_from: Option<ReplicaIndex>,
     pub(super) timers: Timers,
-    pub(super) evidence_seen: std::collections::BTreeSet<(ReplicaIndex, View, Slot)>,
+    pub(super) evidence_seen: std::collections::BTreeSet<(ReplicaIndex, crate::types::Phase, View, Slot)>,
     pub(super) count_view_changes: u64,
     pub(super) count_evidence: u64,
     pub(super) count_refused: u64,
@@ -239,6 +245,7 @@ impl Replica {
             proposals: BTreeMap::new(),
             proposals_ahead: BTreeMap::new(),
             vote_cursor: 1,
+            voted_with_us: std::collections::BTreeSet::new(),
             complaints: BTreeMap::new(),
             complained: None,
             view_changes: BTreeMap::new(),
@@ -246,7 +253,7 @@ impl Replica {
             checkpoints: BTreeMap::new(),
             peers: vec![Peer::default(); n],
             catching_up: None,
-            catch_up_avoid: None,
+            caught_up_from: None,
             timers: Timers::default(),
             evidence_seen: std::collections::BTreeSet::new(),
             count_view_changes: 0,
@@ -262,11 +269,15 @@ impl Replica {
 
     /// Ends recovery. A replica that ran before never proposes in the view it comes back to, because it may have led it: proposals leave
     /// before they are recorded.
-    pub fn resume(&mut self, now: Now) -> Step {
+    ///
+    /// `durable` are the checkpoints above the stable one that the log holds: their signatures were lost with the memory, and without them a
+    /// full window would never move again.
+    pub fn resume(&mut self, now: Now, durable: &[Checkpoint]) -> Step {
         self.now = now;
         self.timers.view_entered = now.mono;
         self.timers.last_commit = now.mono;
-        self.out = Step::default();
+        // Records have no effects; but a halt is as true now as it was then.
+        self.out.effects.retain(|effect| matches!(effect, Effect::Halt(_)));
         self.vote_cursor = self.floor() + 1;
         if self.run > 1 && !self.changing {
             self.barred_view = Some(self.view);
@@ -277,6 +288,7 @@ impl Replica {
         if self.barred_view == Some(self.view) && self.leads() {
             self.complain("restarted as leader");
         }
+        durable.iter().for_each(|checkpoint| self.on_log_durable(*checkpoint));
         std::mem::take(&mut self.out)
     }
 
@@ -308,7 +320,7 @@ impl Replica {
             Checked::Forward(submission) => self.on_submit(submission, None),
             Checked::FetchBody(fetch) => self.on_fetch_body(from, fetch),
             Checked::Body(header, body) => self.on_body(header, body),
-            Checked::Evidence(evidence) => self.on_evidence(evidence),
+            Checked::Evidence(evidence) => drop(self.on_evidence(evidence)),
             Checked::Rejoin(rejoin) => self.on_rejoin(from, &rejoin),
             Checked::RejoinAnswer(answer) => self.on_rejoin_answer(from, &answer),
         }
@@ -366,7 +378,7 @@ impl Replica {
         let Some((header, body)) = self.bodies.get(&(certificate.slot, certificate.digest)).cloned() else { return };
         let mut frontier = std::mem::take(&mut self.tip.frontier);
         body.leaf_hashes.iter().for_each(|leaf| frontier.append(*leaf));
-        self.duplicates.commit(&body, header.first_sequence, header.timestamp);
+        self.duplicates.commit(&body, header.slot, header.first_sequence, header.timestamp);
         self.tip = Tip { slot: header.slot, sequence: header.last_sequence(), digest: certificate.digest, timestamp: header.timestamp, frontier };
         let accepted = self.slots.get(&certificate.slot).and_then(|s| s.accepted.as_ref()).map(|a| a.digest);
         if accepted.is_some_and(|digest| digest != certificate.digest) {
@@ -465,6 +477,12 @@ impl Replica {
     /// The highest slot in the window.
     pub(super) fn window_end(&self) -> Slot {
         self.stable_slot() + self.federation.parameters().window_slots
+    }
+
+    /// Whether a slot is in progress: in the window above the floor, or above the stable checkpoint that the log has yet to reach.
+    pub(super) fn in_progress(&self, slot: Slot) -> bool {
+        let window = self.federation.parameters().window_slots;
+        [self.floor(), self.stable_slot()].iter().any(|low| slot > *low && slot - low <= window)
     }
 
     /// The last slot accepted in this view, or committed, without a gap.

@@ -17,7 +17,9 @@ impl Replica {
             pending.waiters.extend(waiter);
             return;
         }
-        if let Some(outcome) = self.refuse(&submission) {
+        // Whoever forwards it judged it by a clock of its own.
+        let slack = if waiter.is_some() { self.federation.parameters().max_drift_ms } else { 0 };
+        if let Some(outcome) = self.refuse(&submission, slack) {
             self.answer(waiter.as_slice(), outcome);
             return;
         }
@@ -38,8 +40,8 @@ impl Replica {
         }
     }
 
-    /// Why a submission does not enter the pool, if so.
-    fn refuse(&self, checked: &CheckedSubmission) -> Option<SubmitOutcome> {
+    /// Why a submission does not enter the pool, if so; `slack` is how much of the longest lifetime it must leave to others' clocks.
+    fn refuse(&self, checked: &CheckedSubmission, slack: u64) -> Option<SubmitOutcome> {
         let submission = &checked.submission;
         let standings: Vec<Standing> = submission
             .ids()
@@ -60,7 +62,7 @@ impl Replica {
         }
         let parameters = self.federation.parameters();
         // Within every correct leader's limit, though its clock may lag by the drift allowed.
-        let latest = self.now.wall.saturating_add(parameters.max_lifetime_ms.saturating_sub(parameters.max_drift_ms));
+        let latest = self.now.wall.saturating_add(parameters.max_lifetime_ms.saturating_sub(slack));
         if not_after > latest {
             return Some(SubmitOutcome::Rejected(format!(
                 "not_after is {} ms later than allowed: at most {} ms from now (is a clock wrong?)",
@@ -101,7 +103,7 @@ impl Replica {
             offset += count;
             let same = CheckedSubmission { submission: submission.clone(), digests: digests.clone() };
             while let Some(pending) = self.pool.overlapping(&same).and_then(|d| self.pool.remove(&d)) {
-                let outcome = self.refuse(&pending.checked).unwrap_or_else(|| self.unknown(None));
+                let outcome = self.refuse(&pending.checked, 0).unwrap_or_else(|| self.unknown(None));
                 self.answer(&pending.waiters, outcome);
             }
         }

@@ -163,7 +163,7 @@ impl Cluster {
                     let (header, body) = bodies[&certificate.digest].clone();
                     body.leaf_hashes.iter().for_each(|leaf| tip.frontier.append(*leaf));
                     assert_eq!(tip.frontier.root(), header.log_root);
-                    duplicates.commit(&body, header.first_sequence, header.timestamp);
+                    duplicates.commit(&body, header.slot, header.first_sequence, header.timestamp);
                     tip = Tip {
                         slot: header.slot,
                         sequence: header.last_sequence(),
@@ -178,7 +178,7 @@ impl Cluster {
         }
         let mut core = Replica::new(federation, i, secret(i).consensus_key(), options(), tip, duplicates, Suspicion::default());
         records.iter().for_each(|r| core.replay(r));
-        let step = core.resume(Now { wall: START + self.time, mono: self.time });
+        let step = core.resume(Now { wall: START + self.time, mono: self.time }, &[]);
         node.core = Some(core);
         self.take_step(i, step);
     }

@@ -128,12 +128,12 @@ impl Replica {
         if !self.changing {
             return;
         }
-        let joined: Vec<ViewChange> = self.view_changes.values().filter(|vc| vc.new_view == self.view).map(|vc| ViewChange::clone(vc)).collect();
-        if joined.len() < self.federation.quorum() {
-            return;
+        // Whoever left for a later view cannot come back to this one: a quorum at this view or beyond is all that it will ever get.
+        if self.view_changes.values().filter(|vc| vc.new_view >= self.view).count() >= self.federation.quorum() {
+            self.timers.quorum_since.get_or_insert(self.now.mono);
         }
-        self.timers.quorum_since.get_or_insert(self.now.mono);
-        if self.leads() {
+        let joined: Vec<ViewChange> = self.view_changes.values().filter(|vc| vc.new_view == self.view).map(|vc| ViewChange::clone(vc)).collect();
+        if self.leads() && joined.len() >= self.federation.quorum() {
             let unsigned = NewView { epoch: 0, view: self.view, view_changes: joined, signature: Signature([0; 64]) };
             if let Ok(new_view) = self.safety.new_view(unsigned) {
                 self.enter(Arc::new(new_view));
@@ -210,6 +210,7 @@ impl Replica {
     fn begin_view(&mut self, view: View, changing: bool) {
         self.view = view;
         self.changing = changing;
+        self.voted_with_us.clear();
         self.vote_cursor = self.floor() + 1;
         for state in self.slots.values_mut() {
             state.accepted = None;
@@ -248,14 +249,16 @@ impl Replica {
         }
         // While the duplicate table is full no leader can serve, and none is to blame.
         let room = self.duplicates.has_room(self.federation.parameters().max_submission_updates);
-        let has_work = (room && !self.pool.is_empty()) || self.head() > self.tip.slot;
+        // Nor is one for what has expired: no leader may propose it any more.
+        let oldest = self.pool.oldest(self.now.wall).filter(|_| room);
+        let has_work = oldest.is_some() || self.head() > self.tip.slot;
         if !has_work {
             self.timers.work_since = None;
             return;
         }
         let since = *self.timers.work_since.get_or_insert(now);
         let stalled = now.saturating_sub(since) > self.scaled(self.options.stall_timeout_ms);
-        let oldest = self.pool.oldest().map_or(now, |at| at.max(self.timers.view_entered));
+        let oldest = oldest.map_or(now, |at| at.max(self.timers.view_entered));
         let starved = now.saturating_sub(oldest) > self.scaled(self.options.request_timeout_ms);
         if (stalled || starved) && self.complained != Some(self.view) {
             self.complain(if stalled { "nothing was committed while work was pending" } else { "a submission was left waiting" });

@@ -8,10 +8,13 @@ use crate::types::{CommitCertificate, ConsensusMessage, Evidence, Phase, Prepare
 impl Replica {
     pub(super) fn on_vote(&mut self, vote: SignedVote) {
         let slot = vote.vote.slot;
-        if slot <= self.floor() || slot > self.window_end() || vote.replica == self.me {
+        if !self.in_progress(slot) || vote.replica == self.me {
             return;
         }
         let view = self.view;
+        if vote.vote.view == view && !self.changing {
+            self.voted_with_us.insert(vote.replica);
+        }
         let state = self.slots.entry(slot).or_default();
         let contradicted = match vote.vote.phase {
             Phase::PrePrepare => return,

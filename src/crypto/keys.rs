@@ -57,7 +57,13 @@ impl fmt::Debug for Signature {
 
 /// A public key that was admitted: on the curve, canonical, of large order.
 #[derive(Clone, PartialEq, Eq)]
-pub struct VerifyingKey(ed25519_dalek::VerifyingKey);
+pub struct VerifyingKey(Verifying);
+
+#[derive(Clone, PartialEq, Eq)]
+enum Verifying {
+    Ed25519(ed25519_dalek::VerifyingKey),
+    Simulated(PublicKey),
+}
 
 impl VerifyingKey {
     /// Admits a key.
@@ -72,13 +78,21 @@ impl VerifyingKey {
         if point.to_edwards().compress().to_bytes() != key.0 {
             return Err(KeyError::NotCanonical(key));
         }
-        Ok(Self(point))
+        Ok(Self(Verifying::Ed25519(point)))
+    }
+
+    /// A key of the simulator's cheap scheme, which anybody can forge: no file and no peer can bring one in.
+    pub(crate) fn simulated(key: PublicKey) -> Self {
+        Self(Verifying::Simulated(key))
     }
 
     /// The key's bytes.
     #[must_use]
     pub fn public(&self) -> PublicKey {
-        PublicKey(self.0.to_bytes())
+        match &self.0 {
+            Verifying::Ed25519(key) => PublicKey(key.to_bytes()),
+            Verifying::Simulated(key) => *key,
+        }
     }
 
     /// Checks a signature strictly (RFC 8032, section 5.1.7, without the cofactor, small-order R refused).
@@ -86,8 +100,11 @@ impl VerifyingKey {
     /// # Errors
     /// [`KeyError::BadSignature`].
     pub fn verify(&self, message: &[u8], signature: &Signature) -> Result<(), KeyError> {
-        let signature = ed25519_dalek::Signature::from_bytes(&signature.0);
-        self.0.verify_strict(message, &signature).map_err(|_| KeyError::BadSignature(self.public()))
+        let good = match &self.0 {
+            Verifying::Ed25519(key) => key.verify_strict(message, &ed25519_dalek::Signature::from_bytes(&signature.0)).is_ok(),
+            Verifying::Simulated(key) => *signature == simulated_signature(key, message),
+        };
+        if good { Ok(()) } else { Err(KeyError::BadSignature(self.public())) }
     }
 }
 
@@ -97,15 +114,35 @@ impl fmt::Debug for VerifyingKey {
     }
 }
 
+/// The simulator's cheap scheme: a hash of key and message.
+fn simulated_signature(key: &PublicKey, message: &[u8]) -> Signature {
+    let Digest(half) = Canonical::hash("exo-federation/v1/simulated-signature\0").fixed(&key.0).var(message).digest();
+    let mut signature = [0; 64];
+    signature[..32].copy_from_slice(&half);
+    signature[32..].copy_from_slice(&key.0);
+    Signature(signature)
+}
+
 /// A secret key. Wiped when dropped, never shown.
 #[derive(Clone)]
-pub struct SigningKey(ed25519_dalek::SigningKey);
+pub struct SigningKey(Signing);
+
+#[derive(Clone)]
+enum Signing {
+    Ed25519(Box<ed25519_dalek::SigningKey>),
+    Simulated(PublicKey),
+}
 
 impl SigningKey {
     /// The key that a 32-byte seed yields (RFC 8032, section 5.1.5).
     #[must_use]
     pub fn from_seed(seed: &[u8; 32]) -> Self {
-        Self(ed25519_dalek::SigningKey::from_bytes(seed))
+        Self(Signing::Ed25519(Box::new(ed25519_dalek::SigningKey::from_bytes(seed))))
+    }
+
+    /// A key of the simulator's cheap scheme ([`VerifyingKey::simulated`]).
+    pub(crate) fn simulated(seed: &[u8; 32]) -> Self {
+        Self(Signing::Simulated(PublicKey(Canonical::hash("exo-federation/v1/simulated-key\0").fixed(seed).digest().0)))
     }
 
     /// A new key from the operating system's random source.
@@ -122,25 +159,34 @@ impl SigningKey {
     /// The public half.
     #[must_use]
     pub fn public(&self) -> PublicKey {
-        PublicKey(self.0.verifying_key().to_bytes())
+        match &self.0 {
+            Signing::Ed25519(key) => PublicKey(key.verifying_key().to_bytes()),
+            Signing::Simulated(key) => *key,
+        }
     }
 
     /// Signs; deterministic, so that signing the same bytes again gives the same signature.
     #[must_use]
     pub fn sign(&self, message: &[u8]) -> Signature {
-        Signature(self.0.sign(message).to_bytes())
+        match &self.0 {
+            Signing::Ed25519(key) => Signature(key.sign(message).to_bytes()),
+            Signing::Simulated(key) => simulated_signature(key, message),
+        }
     }
 
     /// The seed, for the TLS library and key files only.
     #[must_use]
     pub fn seed(&self) -> [u8; 32] {
-        self.0.to_bytes()
+        match &self.0 {
+            Signing::Ed25519(key) => key.to_bytes(),
+            Signing::Simulated(key) => key.0,
+        }
     }
 
     /// A 16-byte salt for one update, derived from this secret and the update's id, so that a retry carries the same bytes.
     #[must_use]
     pub fn salt_for(&self, update_id: &[u8]) -> [u8; 16] {
-        let digest = Canonical::hash("exo-federation/v1/salt\0").fixed(&self.0.to_bytes()).var(update_id).digest();
+        let digest = Canonical::hash("exo-federation/v1/salt\0").fixed(&self.seed()).var(update_id).digest();
         let mut salt = [0; 16];
         salt.copy_from_slice(&digest.0[..16]);
         salt

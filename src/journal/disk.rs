@@ -240,6 +240,17 @@ pub(super) fn write_synced(file: &dyn DiskFile, path: &Path, bytes: &[u8], page:
     file.sync().during(Operation::Sync, path)
 }
 
+/// Writes pages once more as they are, and makes them durable. What a reader finds may be in the cache only: the process died before its sync, or the
+/// sync failed, and then even another sync would not write them.
+pub(super) fn write_again(file: &dyn DiskFile, path: &Path, pages: std::ops::Range<u32>) -> Result<(), JournalError> {
+    if pages.is_empty() {
+        return Ok(());
+    }
+    let mut bytes = vec![0; pages.len() * PAGE];
+    file.read(&mut bytes, u64::from(pages.start) * PAGE as u64).during(Operation::Read, path)?;
+    write_synced(file, path, &bytes, pages.start)
+}
+
 /// Overwrites single pages with zeros and makes that durable.
 pub(super) fn zero_pages(file: &dyn DiskFile, path: &Path, pages: &[u32]) -> Result<(), JournalError> {
     if pages.is_empty() {

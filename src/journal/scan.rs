@@ -95,6 +95,8 @@ pub(super) struct Tail {
     pub(super) group: u32,
     /// Whole pages of the torn group, to be overwritten with zeros.
     pub(super) torn: Vec<u32>,
+    /// First page of the last whole group, if there is one.
+    pub(super) last: Option<u32>,
 }
 
 enum Step {
@@ -117,6 +119,7 @@ struct GroupScan {
     lap: u64,
     page: u32,
     group: u32,
+    last: Option<u32>,
     live: bool,
     ended: bool,
 }
@@ -126,9 +129,10 @@ impl GroupScan {
         let mut looks = 1;
         loop {
             if self.ended {
-                return Step::End(Tail { page: self.page, group: self.group, torn: Vec::new() });
+                return Step::End(Tail { page: self.page, group: self.group, torn: Vec::new(), last: self.last });
             }
             if let Some(payload) = self.whole_group() {
+                self.last = Some(self.page);
                 let group = Group { page: self.page, number: self.group, payload: payload.1 };
                 self.page += payload.0;
                 self.group = self.group.saturating_add(1);
@@ -136,7 +140,7 @@ impl GroupScan {
             }
             let found = self.examine_break();
             let Some((page, what)) = found.problem else {
-                return Step::End(Tail { page: self.page, group: self.group, torn: found.torn });
+                return Step::End(Tail { page: self.page, group: self.group, torn: found.torn, last: self.last });
             };
             if self.live && looks < LIVE_LOOKS {
                 // A writer may be half-way through a page, or ahead of what was read: look again.
@@ -254,7 +258,7 @@ impl FrameScan {
     pub(super) fn open(disk: &Arc<dyn Disk>, path: &Path, expected: Expectation) -> Result<Self, Damage> {
         let (source, length) = PageSource::open(disk, path, expected.stream)?;
         let Expectation { lap, live, .. } = expected;
-        let groups = GroupScan { source, path: path.to_path_buf(), lap, page: 0, group: 1, live, ended: false };
+        let groups = GroupScan { source, path: path.to_path_buf(), lap, page: 0, group: 1, last: None, live, ended: false };
         Ok(Self {
             expected,
             groups,

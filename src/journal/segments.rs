@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use super::disk::{Disk, DiskFile, Root, open_rw, reserve, sync_dir, write_synced, zero_pages};
+use super::disk::{Disk, DiskFile, Root, open_rw, reserve, sync_dir, write_again, write_synced, zero_pages};
 use super::error::{Damage, DamageKind, IoContext, JournalError, Operation};
 use super::frame::{FORMAT_VERSION, FRAME_HEADER, Frame, HEADER_FRAME, Header, Locator, MARK_FRAME, StreamKind, push_frame, push_mark};
 use super::page::{GroupBuilder, PAYLOAD, PageFound, PagePlace};
@@ -231,6 +231,8 @@ impl SegmentWriter {
         discard_preparations(root)?;
         let (disk, dir) = (&*root.disk, root.dir.as_path());
         let segment_pages = options.segment_pages();
+        // A name may be in the cache only, if the process died between a rename and its sync.
+        sync_dir(&*root.disk, &segments_dir(&root.dir))?;
         let newest = walk.previous.unwrap_or(0);
         let usable = walk.end.as_ref().filter(|_| intact);
         let (number, path, file, pages, tail) = match usable {
@@ -238,6 +240,7 @@ impl SegmentWriter {
                 let path = segment_path(dir, newest);
                 let file = open_rw(disk, &path)?;
                 zero_pages(&*file, &path, &tail.torn)?;
+                write_again(&*file, &path, tail.last.unwrap_or(tail.page)..tail.page)?;
                 (newest, path, file, *pages, tail.clone())
             }
             None => {
@@ -245,7 +248,7 @@ impl SegmentWriter {
                 let path = segment_path(dir, number);
                 let file = reserve(disk, &path.with_added_extension("tmp"), segment_pages)?;
                 put_in_place(root, &path)?;
-                (number, path, file, segment_pages, Tail { page: 0, group: 1, torn: Vec::new() })
+                (number, path, file, segment_pages, Tail { page: 0, group: 1, torn: Vec::new(), last: None })
             }
         };
         Ok(Self {

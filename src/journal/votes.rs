@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::disk::{Disk, DiskFile, Root, create_filled, open_rw, sync_dir, write_synced, zero_extend, zero_pages};
+use super::disk::{Disk, DiskFile, Root, create_filled, open_rw, sync_dir, write_again, write_synced, zero_extend, zero_pages};
 use super::error::{Damage, DamageKind, IoContext, JournalError, Operation};
 use super::frame::{FORMAT_VERSION, FRAME_HEADER, Frame, HEADER_FRAME, Header, MARK_FRAME, StreamKind, push_frame, push_mark};
 use super::page::{GroupBuilder, PAGE, PAYLOAD, PageFound};
@@ -250,6 +250,8 @@ impl VotesWriter {
         writer.path = votes_path(dir, state.generation);
         let file = open_rw(disk, &writer.path)?;
         zero_pages(&*file, &writer.path, &tail.torn)?;
+        write_again(&*file, &writer.path, tail.last.unwrap_or(tail.page)..tail.page)?;
+        sync_dir(disk, dir)?;
         (writer.file, writer.pages, writer.next_page, writer.next_group) = (Some(file), *pages, tail.page, tail.group);
         Ok(writer)
     }

@@ -10,6 +10,7 @@ use super::pipeline::PipelineInput;
 use super::shared::Shared;
 use crate::consensus::{Event, Now, Record, Replica, Step, Verifier};
 use crate::net::InboundPermit;
+use crate::types::Checkpoint;
 
 /// What the core's thread is given.
 pub(super) enum Input {
@@ -22,6 +23,8 @@ pub(super) enum Input {
 /// The core and what it speaks to.
 pub(super) struct Driver {
     pub(super) core: Replica,
+    /// Checkpoints that recovery found durable.
+    pub(super) durable: Vec<Checkpoint>,
     pub(super) verifier: Arc<Verifier>,
     pub(super) shared: Arc<Shared>,
     pub(super) outbox: Outbox,
@@ -38,7 +41,7 @@ impl Driver {
     /// Runs until told to stop, or until the writer is gone.
     pub(super) fn run(mut self, inputs: &Receiver<Input>) {
         let started = self.started;
-        let step = self.core.resume(now(started));
+        let step = self.core.resume(now(started), &std::mem::take(&mut self.durable));
         let mut alive = self.pass_on(step);
         let mut next_tick = Instant::now() + self.tick;
         while alive {

@@ -138,7 +138,7 @@ impl Node {
         let nonce = u64::from_le_bytes(random_bytes().map_err(|e| FederationError::Stopped(e.to_string()))?);
         let inputs = Inputs { federation: federation.clone(), me, key: secret.consensus_key(), core, journal, store, nonce };
         let recovered = tokio::task::spawn_blocking(move || recover(&from, inputs)).await.map_err(|e| FederationError::Stopped(e.to_string()))??;
-        let Recovered { core, journal, store, places, votes_lost, report } = recovered;
+        let Recovered { core, journal, store, places, durable, votes_lost, report } = recovered;
         let shared = Arc::new(Shared::new(core.status(), store.head().sequence));
         let verifier = Arc::new(Verifier::new(federation.clone()));
         let (core_in, core_inputs) = mpsc::channel();
@@ -179,7 +179,7 @@ impl Node {
         };
         let log = LogWriter { keeper: Keeper::new(store), shared: shared.clone(), core: core_in.clone() };
         let tick = Duration::from_millis(node.tick_ms);
-        let driver = Driver { core, verifier: verifier.clone(), shared: shared.clone(), outbox, writer: writer_in, rotate, started, tick };
+        let driver = Driver { core, durable, verifier: verifier.clone(), shared: shared.clone(), outbox, writer: writer_in, rotate, started, tick };
         let mut threads = gates(frames, &verifier, &shared, &core_in)?;
         threads.push(thread("log", &shared, move || log.run(&log_inputs))?);
         threads.push(thread("journal", &shared, move || writer.run(&writer_inputs))?);

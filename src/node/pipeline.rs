@@ -62,6 +62,16 @@ impl Pipeline {
         Ok(self.journal.sync()?)
     }
 
+    /// Whether anything appended is not yet written and synced.
+    pub(crate) fn has_unsynced(&self) -> bool {
+        self.journal.has_unsynced()
+    }
+
+    /// Whether the replica has yet to rejoin.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.suspect
+    }
+
     /// Whether the core should hand over a new beginning of the voting record.
     pub(crate) fn wants_rotation(&self) -> bool {
         !self.suspect && self.journal.votes_need_rotation()

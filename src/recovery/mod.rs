@@ -22,7 +22,7 @@ use crate::consensus::{CheckedBody, CoreOptions, DuplicateTable, Record, RecordE
 use crate::crypto::{Digest, SigningKey};
 use crate::journal::{Disk, Frame, Journal, JournalError, JournalOptions, JournalReader, Locator, RealDisk, StreamKind};
 use crate::store::{AppendBatch, BodyLocator, Head, Log, LogReader, Store, StoreError, StoreOptions, StoredBatch, StoredBody};
-use crate::types::{Body, CodecError, CommitCertificate, CommittedBatch, Federation, Header, ReplicaIndex, Slot};
+use crate::types::{Body, Checkpoint, CodecError, CommitCertificate, CommittedBatch, Federation, Header, ReplicaIndex, Slot};
 
 /// Why a replica does not start.
 #[derive(Debug, thiserror::Error)]
@@ -152,6 +152,8 @@ pub struct Recovered<L = Store> {
     pub store: L,
     /// Where the bodies of batches not yet in the log lie.
     pub places: BTreeMap<(Slot, Digest), Locator>,
+    /// The checkpoints above the stable one that the log holds, durably: to be signed anew.
+    pub durable: Vec<Checkpoint>,
     /// Whether the voting record cannot be trusted.
     pub votes_lost: bool,
     /// What was found.
@@ -189,7 +191,7 @@ pub fn recover_on<M: Medium>(medium: &M, dir: &DataDir, inputs: Inputs) -> Resul
     let duplicates = duplicate_table(&federation, &store.reader(), &reader, &head, &mut report)?;
     let tip = Tip { slot: head.slot, sequence: head.sequence, digest: head.digest, timestamp: head.timestamp, frontier: head.frontier };
     let suspicion = Suspect { votes_lost: votes_lost.then_some(nonce), blind_until: report.blind_until };
-    let mut core = Replica::new(federation, me, key, core, tip, duplicates, suspicion);
+    let mut core = Replica::new(federation.clone(), me, key, core, tip, duplicates, suspicion);
     let mut run = 0;
     for record in &replayed.records {
         if let Record::Started { run: before } = record {
@@ -198,9 +200,30 @@ pub fn recover_on<M: Medium>(medium: &M, dir: &DataDir, inputs: Inputs) -> Resul
         core.replay(record);
     }
     record_start(&mut journal, &mut core, run + 1, votes_lost).map_err(journal_error)?;
+    let durable = durable_checkpoints(&federation, dir, &mut store, core.place().stable)?;
     report.log_head = core.status().sequence;
     report.millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Ok(Recovered { core, journal, store, places: replayed.places, votes_lost, report })
+    Ok(Recovered { core, journal, store, places: replayed.places, durable, votes_lost, report })
+}
+
+/// Makes the log durable, and says which checkpoints above the stable one it holds. Their signatures went with the memory.
+fn durable_checkpoints(federation: &Federation, dir: &DataDir, store: &mut impl Log, stable: Slot) -> Result<Vec<Checkpoint>, RecoveryError> {
+    let failed = |error| RecoveryError::Store { dir: dir.0.clone(), error };
+    store.sync().map_err(failed)?;
+    let every = federation.parameters().checkpoint_slots;
+    let (rows, head) = (store.reader(), store.head().slot);
+    let slots = (stable / every + 1..=head / every).map(|k| k * every).filter(|slot| *slot > stable);
+    let checkpoint = |slot| {
+        let row = rows.row_at_slot(slot).map_err(failed)?;
+        Ok(row.map(|StoredBatch { header, certificate, .. }| Checkpoint {
+            epoch: header.epoch,
+            slot,
+            sequence: header.last_sequence(),
+            digest: certificate.digest,
+            log_root: header.log_root,
+        }))
+    };
+    slots.filter_map(|slot| checkpoint(slot).transpose()).collect()
 }
 
 /// Once suspect, always suspect: later starts may no longer read the damaged place, and what was forgotten there stays forgotten. The replica
@@ -473,7 +496,7 @@ fn duplicate_table(
                 continue;
             }
         };
-        table.commit(&checked, row.header.first_sequence, row.header.timestamp);
+        table.commit(&checked, row.header.slot, row.header.first_sequence, row.header.timestamp);
     }
     Ok(table)
 }

@@ -23,7 +23,7 @@ pub struct Parameters {
     pub max_data_bytes: u64,
     /// How far behind the header's timestamp `not_after` may lie: an author's longest time to retry.
     pub max_lifetime_ms: u64,
-    /// How far a fresh proposal's timestamp may be from a replica's clock.
+    /// How far a fresh proposal's timestamp may be from a replica's clock. At most half of `max_lifetime_ms`: a submission must outlast it.
     pub max_drift_ms: u64,
     /// The most (author, update id) pairs remembered at a time; beyond it the federation answers "busy".
     pub max_live_ids: u64,
@@ -61,7 +61,7 @@ impl Parameters {
         within("max_submission_updates", self.max_submission_updates, 1, self.max_batch_updates)?;
         within("max_data_bytes", self.max_data_bytes, 1, self.max_batch_bytes / 2)?;
         within("max_lifetime_ms", self.max_lifetime_ms, 1_000, 30 * 24 * 3_600_000)?;
-        within("max_drift_ms", self.max_drift_ms, 10, 3_600_000)?;
+        within("max_drift_ms", self.max_drift_ms, 10, self.max_lifetime_ms / 2)?;
         within("max_live_ids", self.max_live_ids, self.max_batch_updates, 100_000_000)
     }
 

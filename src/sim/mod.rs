@@ -1,0 +1,44 @@
+//! The simulator: a whole federation on a seeded clock, network, disk and adversary, in one thread.
+//!
+//! The core, the pipeline behind it, recovery, the journal and the answers to who catches up are the real ones; the disk, the log's database, the
+//! network, the clock and the clients are simulated, and whoever lies is a real replica with a liar in front. A [`Plan`] is drawn from a seed, or read
+//! from a file; [`simulate`] runs it and holds every invariant after every event. The same plan always gives the same trace.
+
+mod adversary;
+mod campaign;
+mod checker;
+mod clients;
+mod coverage;
+mod disk;
+mod instance;
+mod log;
+mod minimise;
+mod plan;
+mod rng;
+mod trace;
+mod world;
+
+pub use adversary::Behaviour;
+pub use campaign::{Draw, Failure, Tally, campaign};
+pub use checker::Violation;
+pub use coverage::{EXPECTED, FAULTS};
+pub use disk::Damage;
+pub use minimise::minimise;
+pub use plan::{Action, DiskError, Load, Network, Plan, Protocol, Signatures, Storage, StoredPart, What};
+pub use world::Outcome;
+
+/// Runs a plan. A plan that describes no federation gives a violation that says so.
+#[must_use]
+pub fn simulate(plan: &Plan) -> Outcome {
+    match world::World::new(plan) {
+        Some(world) => world.run(),
+        None => Outcome {
+            violation: Some(Violation { invariant: "the plan describes a federation", detail: "its parameters are out of bounds".to_owned(), at: 0 }),
+            events: 0,
+            trace_hash: 0,
+            last_events: Vec::new(),
+            reached: std::collections::BTreeMap::new(),
+            simulated_ms: 0,
+        },
+    }
+}
