@@ -184,6 +184,15 @@ fn guarded<T>(work: impl FnOnce() -> sled::Result<T>) -> Result<T, StoreError> {
     }
 }
 
+/// Waits until a database that was dropped is closed: sled's own threads may hold it, and its lock, a moment longer.
+///
+/// # Errors
+/// What the operating system says.
+pub fn wait_until_closed(dir: &Path) -> Result<(), StoreError> {
+    let db = dir.join("db");
+    File::open(&db).and_then(|file| file.lock()).map_err(|e| StoreError::io(&db, &e))
+}
+
 /// sled writes a snapshot under another name until it is whole, and after a crash in between takes that file for the snapshot.
 fn remove_unfinished_snapshots(dir: &Path) -> Result<(), StoreError> {
     let io = |e: std::io::Error| StoreError::io(dir, &e);

@@ -35,7 +35,7 @@ use crate::types::{
     Body, BodyDigests, CheckpointCertificate, CommitCertificate, CommittedBatch, FederationId, Header, Leaf, Sequence, Slot, TimestampMs, UpdateId,
     View, decode, encode,
 };
-use database::{Database, sync_file};
+use database::{Database, sync_file, wait_until_closed};
 use index::Index;
 
 /// What an operator may set. Sizes in bytes, times in ms.
@@ -206,6 +206,7 @@ impl Store {
             database.sync(options.flush_timeout_ms)?;
             Tiles::open(&building.join("merkle"), true).map_err(io)?;
         }
+        wait_until_closed(&building.join("sled"))?;
         write_synced(&building, &Synced::default())?;
         for part in ["merkle", "index", "."] {
             sync_file(&building.join(part))?;

@@ -23,6 +23,8 @@ use check::Checker;
 use load::{Ack, Load};
 
 pub(crate) const REPLICAS: usize = 4;
+/// Kills in a recording that has any. What a killed process wrote and did not sync, the next one finds, and may not rely on.
+const KILLS: usize = 3;
 /// Threads that recover and check states.
 const WORKERS: usize = 2;
 
@@ -130,8 +132,8 @@ impl Life {
         seal(&recording.join(format!("trace-{replica}")), &fs::canonicalize(self.data(replica)).unwrap());
     }
 
-    /// Runs the federation under load, with a replica killed in between every other time, cuts the power in the recording for each seed, and leaves
-    /// the data as the last of these cuts did.
+    /// Runs the federation under load, every other time with kills in between, cuts the power in the recording for each seed, and leaves the data as
+    /// the first of these cuts did.
     pub(crate) fn record_and_cut(&mut self, seeds: Range<u64>) -> Tally {
         let dir = self.stage.path(&format!("recording-{}", self.recordings));
         fs::create_dir(&dir).unwrap();
@@ -147,11 +149,12 @@ impl Life {
         }
         let load = Load::begin(&self.stage.path("client.toml"), self.recordings);
         load.run_until(40, Duration::from_secs(30));
-        if self.recordings % 2 == 1 {
-            let victim = self.random.below(REPLICAS);
-            self.kill(victim, &dir);
-            self.start(victim, &dir);
-            load.run_until(40, Duration::from_secs(30));
+        for _ in 0..if self.recordings % 2 == 1 { KILLS } else { 0 } {
+            let first = self.random.below(REPLICAS);
+            let victims = if self.random.chance(0.3) { 0..REPLICAS } else { first..first + 1 };
+            victims.clone().for_each(|k| self.kill(k, &dir));
+            victims.for_each(|k| self.start(k, &dir));
+            load.run_until(15, Duration::from_secs(30));
         }
         let until = monotonic();
         (0..REPLICAS).for_each(|k| self.kill(k, &dir));
@@ -230,13 +233,14 @@ impl Recording {
         fs::remove_dir_all(&replayed).unwrap();
     }
 
-    /// When the power goes for a seed: at random, right at a recorded call, or the moment an acknowledgement arrived.
-    fn instant(&self, random: &mut Random, instants: &[u64], acks: &[Ack]) -> u64 {
+    /// When the power goes for a seed: at random, right at a recorded call, the moment an acknowledgement arrived, or soon after a restart.
+    fn instant(&self, random: &mut Random, instants: &[u64], restarts: &[u64], acks: &[Ack]) -> u64 {
         let until: u64 = self.text("until").parse().unwrap();
         let from = instants[0];
-        match random.below(3) {
+        match random.below(4) {
             0 => from + random.next() % (until - from),
             1 if !acks.is_empty() => acks[random.below(acks.len())].at.min(until),
+            2 if !restarts.is_empty() => (restarts[random.below(restarts.len())] + random.next() % 100_000_000).min(until),
             _ => instants[random.below(instants.len())].min(until).saturating_sub(u64::from(random.chance(0.5))),
         }
     }
@@ -244,10 +248,11 @@ impl Recording {
     fn cuts(&self, seeds: Range<u64>, disks: &[Disk]) -> Vec<(u64, u64, Random)> {
         let mut instants: Vec<u64> = disks.iter().flat_map(|disk| disk.trace().instants()).collect();
         instants.sort_unstable();
+        let restarts: Vec<u64> = disks.iter().flat_map(|disk| disk.trace().restarts()).collect();
         let acks = Ack::read(&self.text("acks"));
         let cut = |seed| {
             let mut random = Random(seed);
-            (self.instant(&mut random, &instants, &acks), seed, random)
+            (self.instant(&mut random, &instants, &restarts, &acks), seed, random)
         };
         let mut cuts: Vec<_> = seeds.map(cut).collect();
         cuts.sort_by_key(|(at, seed, _)| (*at, *seed));

@@ -152,7 +152,7 @@ impl Base {
 }
 
 fn page(bytes: &[u8]) -> Page {
-    if bytes.iter().all(|b| *b == 0) {
+    if *bytes == [0; PAGE][..bytes.len()] {
         return None;
     }
     let mut page = [0; PAGE];

@@ -99,6 +99,7 @@ pub(crate) enum What {
 /// One recorded call. Without `after`, its process was killed in it.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
+    pub(crate) pid: u64,
     pub(crate) before: u64,
     pub(crate) after: Option<u64>,
     pub(crate) what: What,
@@ -182,7 +183,7 @@ impl Trace {
                 continue;
             }
             let what = what(&head, &places, &bytes, watched, done);
-            calls.push(Call { before: head.time, after: done.map(|(time, ..)| time), what });
+            calls.push(Call { pid: head.pid, before: head.time, after: done.map(|(time, ..)| time), what });
         }
         calls.sort_by_key(|call| call.before);
         Self { bytes, calls }
@@ -191,6 +192,11 @@ impl Trace {
     /// The instants at which anything began or ended.
     pub(crate) fn instants(&self) -> impl Iterator<Item = u64> + '_ {
         self.calls.iter().flat_map(|call| [Some(call.before), call.after]).flatten()
+    }
+
+    /// The instants at which a process went on where another had ended.
+    pub(crate) fn restarts(&self) -> impl Iterator<Item = u64> + '_ {
+        self.calls.windows(2).filter(|pair| pair[0].pid != pair[1].pid).map(|pair| pair[1].before)
     }
 }
 
