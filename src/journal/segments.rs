@@ -242,6 +242,9 @@ impl SegmentWriter {
                 let path = segment_path(dir, newest);
                 let file = open_rw(&path)?;
                 zero_pages(disk, &file, &path, &tail.torn)?;
+                // A killed process may have written a group, or named the segment, and not synced it; votes will rely on what was found.
+                disk.sync(&file).during(Operation::Sync, &path)?;
+                sync_dir(&segments_dir(dir))?;
                 (newest, path, file, *pages, tail.clone())
             }
             None => {

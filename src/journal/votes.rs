@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use super::disk::{Disk, create_filled, open_rw, sync_dir, write_synced, zero_extend, zero_pages};
-use super::error::{Damage, DamageKind, JournalError};
+use super::error::{Damage, DamageKind, IoContext, JournalError, Operation};
 use super::frame::{FORMAT_VERSION, FRAME_HEADER, Frame, HEADER_FRAME, Header, MARK_FRAME, StreamKind, push_frame, push_mark};
 use super::page::{GroupBuilder, PAGE, PAYLOAD, PageFound};
 use super::report::{JournalOptions, MAX_PAGES};
@@ -257,6 +257,8 @@ impl VotesWriter {
         writer.path = votes_path(dir, state.generation);
         let file = open_rw(&writer.path)?;
         zero_pages(disk, &file, &writer.path, &tail.torn)?;
+        // What a killed process wrote and did not sync was found, and counts from now on.
+        disk.sync(&file).during(Operation::Sync, &writer.path)?;
         (writer.file, writer.pages, writer.next_page, writer.next_group) = (Some(file), *pages, tail.page, tail.group);
         Ok(writer)
     }
