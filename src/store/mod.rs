@@ -231,6 +231,8 @@ impl Store {
         if !log.join("sled").join("db").exists() {
             return Err(StoreError::Damaged(Damage::Database { message: "the file db is missing".to_owned() }));
         }
+        // Whoever made it may have been killed before its name was durable.
+        sync_file(dir)?;
         Self::open_log(&log, federation, options)
     }
 
