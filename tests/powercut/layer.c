@@ -3,6 +3,7 @@
  *
  *   POWERCUT_DIR    the directory, absolute and without symbolic links; nothing else is looked at
  *   POWERCUT_TRACE  the file that the record is appended to; without it nothing is recorded
+ *   POWERCUT_SLOW   microseconds: every other sync takes up to so much longer, so that whoever does not wait for it is seen
  *   POWERCUT_FAIL   rules "CALL:ERROR:NTH:PART", separated by ';': the NTH (from 1) CALL ("write", "sync", "open", "rename",
  *                   "length") on a path that contains PART fails with ERROR ("EIO", "ENOSPC"); "NTH+" also all later ones
  *
@@ -62,6 +63,7 @@ static char directory[PATH_MAX];
 static size_t directory_len;
 static int trace = -1;
 static uint64_t calls;
+static uint64_t slow;
 
 #define RULES 16
 static struct {
@@ -109,6 +111,8 @@ static void add_rule(char *text) {
 
 __attribute__((constructor)) static void begin(void) {
     const char *dir = getenv("POWERCUT_DIR"), *file = getenv("POWERCUT_TRACE"), *fail = getenv("POWERCUT_FAIL");
+    const char *slower = getenv("POWERCUT_SLOW");
+    slow = slower ? strtoull(slower, NULL, 10) : 0;
     if (!dir)
         return;
     directory_len = (size_t)snprintf(directory, sizeof directory, "%s", dir);
@@ -473,6 +477,9 @@ static long synced(int fd, enum kind kind, long call) {
         number = before(kind, inode, found.st_size, 0, path, NULL, NULL, 0);
         free(path);
     }
+    uint64_t mixed = (now() ^ (uint64_t)getpid()) * 0x9e3779b97f4a7c15u >> 20;
+    if (number && slow && mixed & 1)
+        usleep((useconds_t)(mixed / 2 % slow));
     return after(number, inode, syscall(call, fd));
 }
 int fsync(int fd) { return (int)synced(fd, SYNC, SYS_fsync); }
