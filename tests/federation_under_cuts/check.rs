@@ -12,10 +12,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use exo_federation::config::ReplicaFile;
 use exo_federation::consensus::{Record, batch_of_frame};
 use exo_federation::crypto::Digest;
 use exo_federation::node::{LogEntry, NodeConfig};
-use exo_federation::config::ReplicaFile;
 use exo_federation::recovery::{DataDir, Inputs, Recovered, recover};
 use exo_federation::types::{Slot, View};
 
@@ -111,7 +111,10 @@ impl Checker {
             .collect();
         if committed + prepared.len() < quorum {
             let views: Vec<_> = all.iter().map(|h| (h.committed.last_key_value().map(|(slot, _)| *slot), h.prepared.get(&slot))).collect();
-            return Err(format!("slot {slot} was acknowledged; {committed} hold it committed, {} prepared, a quorum is {quorum}: {views:?}", prepared.len()));
+            return Err(format!(
+                "slot {slot} was acknowledged; {committed} hold it committed, {} prepared, a quorum is {quorum}: {views:?}",
+                prepared.len()
+            ));
         }
         let newest = prepared.iter().max().copied();
         for other in all.iter().filter_map(|h| h.prepared.get(&slot)).filter(|(_, d, _)| *d != digest) {
@@ -139,7 +142,8 @@ fn holdings(recovered: &Recovered) -> Result<Holdings, String> {
         let Record::Prepared(certificate) = record else { continue };
         let digest = certificate.header.digest();
         let place = recovered.places.get(&(certificate.header.slot, digest));
-        let body = place.is_some_and(|place| reader.read(*place).ok().and_then(|b| batch_of_frame(&b).ok()).is_some_and(|(h, _)| h.digest() == digest));
+        let body =
+            place.is_some_and(|place| reader.read(*place).ok().and_then(|b| batch_of_frame(&b).ok()).is_some_and(|(h, _)| h.digest() == digest));
         prepared.insert(certificate.header.slot, (certificate.view, digest, body));
     }
     Ok(Holdings { committed, prepared })

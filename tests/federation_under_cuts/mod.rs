@@ -231,7 +231,10 @@ impl Recording {
         let names = |dir: &Path| -> Vec<PathBuf> { crate::stage::files_of(dir).iter().map(|f| f.strip_prefix(dir).unwrap().to_path_buf()).collect() };
         assert_eq!(names(&replayed), names(data), "replica-{k}: the record explains other files");
         for name in names(data) {
-            assert!(fs::read(replayed.join(&name)).unwrap() == fs::read(data.join(&name)).unwrap(), "replica-{k}: the record does not explain {name:?}");
+            assert!(
+                fs::read(replayed.join(&name)).unwrap() == fs::read(data.join(&name)).unwrap(),
+                "replica-{k}: the record does not explain {name:?}"
+            );
         }
         fs::remove_dir_all(&replayed).unwrap();
     }

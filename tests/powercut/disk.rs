@@ -466,13 +466,7 @@ impl File {
     }
 
     /// What a change makes of the pages and the length.
-    fn apply(
-        change: &Change,
-        length: u64,
-        trace: &[u8],
-        get: &dyn Fn(u64) -> Page,
-        put: &mut dyn FnMut(u64, Page),
-    ) -> u64 {
+    fn apply(change: &Change, length: u64, trace: &[u8], get: &dyn Fn(u64) -> Page, put: &mut dyn FnMut(u64, Page)) -> u64 {
         match change {
             Change::Write { offset, start, len } => {
                 let (mut at, mut data) = (*offset, &trace[*start..*start + *len]);
@@ -534,7 +528,8 @@ impl File {
         let pages = versions.into_iter().map(|(number, versions)| {
             let durable = (0, self.pages.get(&number).cloned());
             let cut_off = versions.iter().any(|(i, _)| *i == shrunk);
-            let possible: Vec<Page> = std::iter::once(durable).chain(versions).filter(|(i, _)| !cut_off || *i >= shrunk).map(|(_, page)| page).collect();
+            let possible: Vec<Page> =
+                std::iter::once(durable).chain(versions).filter(|(i, _)| !cut_off || *i >= shrunk).map(|(_, page)| page).collect();
             (number, choose(&possible, keep, cut.torn, random))
         });
         (length, pages.collect())

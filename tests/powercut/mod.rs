@@ -208,7 +208,9 @@ fn what(head: &Head, places: &[Range<usize>; 3], bytes: &[u8], watched: &Path, d
     };
     let inode = done.map(|(_, inode, _)| inode);
     match head.kind {
-        1 => What::Open { path: path(&places[0]), inode, was_there: head.b == 1, truncate: head.a & i64::from(rustix::fs::OFlags::TRUNC.bits()) != 0 },
+        1 => {
+            What::Open { path: path(&places[0]), inode, was_there: head.b == 1, truncate: head.a & i64::from(rustix::fs::OFlags::TRUNC.bits()) != 0 }
+        }
         2 => {
             // A short write wrote the first part.
             let length = done.map_or(places[2].len(), |(_, _, result)| usize::try_from(result).unwrap());
@@ -222,7 +224,9 @@ fn what(head: &Head, places: &[Range<usize>; 3], bytes: &[u8], watched: &Path, d
         9 => What::Sync { inode: head.inode, length: u64::try_from(head.a).unwrap() },
         10 => What::SyncRange,
         11 => What::SyncAll,
-        kind => panic!("the layer recorded a call that this model does not know: kind {kind}, {:?}", String::from_utf8_lossy(&bytes[places[0].clone()])),
+        kind => {
+            panic!("the layer recorded a call that this model does not know: kind {kind}, {:?}", String::from_utf8_lossy(&bytes[places[0].clone()]))
+        }
     }
 }
 
