@@ -19,8 +19,8 @@ use exo_federation::journal::{Journal, JournalError, JournalOptions, JournalRead
 use exo_federation::proof::{CommitProof, make_receipt, verify_receipt};
 use exo_federation::store::{AppendBatch, Store, StoreOptions};
 use exo_federation::types::{
-    BatchRange, ConsensusMessage, Federation, LogQuery, PeerId, ProofAnswer, ProofQuery, ReplicaStatus, Request, Response, Role, SubmissionReceipt,
-    SubmitOutcome, UpdateId, decode, encode,
+    BatchRange, CommitCertificate, ConsensusMessage, Federation, Header, LogQuery, PeerId, ProofAnswer, ProofQuery, ReplicaStatus, Request, Response,
+    Role, SubmissionReceipt, SubmitOutcome, UpdateId, decode, encode,
 };
 
 use fuzzing::federation::{core, federation, now, run};
@@ -222,7 +222,7 @@ fn proof_fields() {
     check!().with_test_time(time()).with_generator(generator).for_each(|(which, changes): &(u16, Vec<Change>)| {
         COUNTS.input();
         let mut proof = proofs[usize::from(*which) % proofs.len()].clone();
-        let other = &proofs[usize::from(*which + 1) % proofs.len()];
+        let other = &proofs[(usize::from(*which) + 1) % proofs.len()];
         for change in changes {
             match change {
                 Change::Leaf(plan) => proof.leaf = changed(&proof.leaf, plan).unwrap_or(proof.leaf),
@@ -352,6 +352,9 @@ fn log_files() {
         plans.iter().for_each(|plan| plan.apply(&copy, &files));
         let Ok((store, _)) = Store::open(&copy, id, &options) else { return };
         COUNTS.accepted();
+        let head = store.head();
+        let root = |(header, _): &(Header, CommitCertificate)| header.slot == head.slot && header.log_root == head.frontier.root();
+        assert!(head.slot == 0 || known.iter().any(root), "the tree is not that of slot {}", head.slot);
         let rows = store.reader().rows_from_sequence(1).take_while(Result::is_ok).map(Result::unwrap);
         let rows: Vec<_> = rows.map(|row| (row.header, row.certificate)).collect();
         assert_eq!(rows, known[..rows.len().min(known.len())], "a row that was never written");
@@ -409,10 +412,11 @@ fn secrets() {
     let corpus = vec![fs::read(&path).unwrap()];
     check!().with_test_time(time()).with_generator(plans()).for_each(|plan: &Plan| {
         COUNTS.input();
-        fs::write(&path, plan.apply(&corpus)).unwrap();
+        let bytes = plan.apply(&corpus);
+        fs::write(&path, &bytes).unwrap();
         if let Ok(read) = read_secret(&path) {
             COUNTS.accepted();
-            assert_eq!(read, key, "a damaged secret is taken for another");
+            assert_eq!((read, bytes), (key, corpus[0].clone()), "a damaged secret is taken for one");
         }
     });
     COUNTS.report();
