@@ -154,7 +154,9 @@ fn receipts() {
         let Some(receipt) = decode_strictly::<SubmissionReceipt>(&plan.apply(&corpus)) else { return };
         COUNTS.accepted();
         if let Ok(proofs) = verify_receipt(&receipt, &submission, &federation) {
-            assert_eq!(proofs.into_iter().map(|proof| proof.leaf).collect::<Vec<_>>(), sound, "a changed receipt proves something else");
+            proofs.iter().for_each(|proof| drop(proof.verify(&federation).expect("a receipt gave a proof that does not verify")));
+            let leaves: Vec<_> = proofs.into_iter().map(|proof| proof.leaf).collect();
+            assert_eq!(leaves, sound, "a changed receipt proves something else");
         }
     });
     COUNTS.report();
@@ -426,8 +428,41 @@ fn secrets() {
 #[derive(Debug, Clone, TypeGenerator)]
 struct Delivery {
     forged: bool,
+    kind: u8,
     plan: Plan,
+    twist: Twist,
     wait: u8,
+}
+
+/// A change to what a message says, where its bytes are hard to hit.
+#[derive(Debug, Clone, Copy, TypeGenerator)]
+enum Twist {
+    None,
+    View(i8),
+    Slot(i8),
+    Content(u8),
+}
+
+impl Twist {
+    fn apply(self, message: &mut ConsensusMessage) {
+        let moved = |number: &mut u64, by: i8| *number = number.saturating_add_signed(i64::from(by % 4));
+        match (self, message) {
+            (Self::View(by), ConsensusMessage::PrePrepare(proposal)) => moved(&mut proposal.view, by),
+            (Self::View(by), ConsensusMessage::Vote(vote)) => moved(&mut vote.vote.view, by),
+            (Self::View(by), ConsensusMessage::Complaint(complaint)) => moved(&mut complaint.complaint.view, by),
+            (Self::View(by), ConsensusMessage::ViewChange(change)) => moved(&mut Arc::make_mut(change).new_view, by),
+            (Self::Slot(by), ConsensusMessage::PrePrepare(proposal)) => moved(&mut proposal.header.slot, by),
+            (Self::Slot(by), ConsensusMessage::Vote(vote)) => moved(&mut vote.vote.slot, by),
+            (Self::Slot(by), ConsensusMessage::Checkpoint(checkpoint)) => moved(&mut checkpoint.checkpoint.slot, by),
+            (Self::Content(by), ConsensusMessage::PrePrepare(proposal)) => {
+                proposal.header.timestamp = proposal.header.timestamp.wrapping_add(u64::from(by))
+            }
+            (Self::Content(by), ConsensusMessage::Vote(vote)) => vote.vote.digest.0[0] ^= by,
+            (Self::Content(by), ConsensusMessage::Checkpoint(checkpoint)) => checkpoint.checkpoint.log_root.0[0] ^= by,
+            (Self::Content(_), ConsensusMessage::ViewChange(change)) => drop(Arc::make_mut(change).prepared.pop()),
+            _ => {}
+        }
+    }
 }
 
 /// Signs a message anew as `member`, wherever it bears a signature of its own.
@@ -488,12 +523,18 @@ impl Behaviour {
 #[test]
 fn bytes_into_the_core() {
     static COUNTS: Counts = Counts::of("bytes_into_the_core");
-    const BYZANTINE: u16 = 3;
+    // It leads the view in which the run begins.
+    const BYZANTINE: u16 = 0;
     let federation = federation();
     let run = run(&federation);
     let genuine: Vec<(u16, u64, ConsensusMessage)> =
         run.messages.into_iter().filter(|m| m.1 == 1).map(|(from, _, at, message)| (from, at, message)).collect();
-    let corpus: Vec<Vec<u8>> = genuine.iter().map(|(.., message)| encode(message).unwrap()).collect();
+    let mut kinds: BTreeMap<u8, Vec<Vec<u8>>> = BTreeMap::new();
+    for (.., message) in &genuine {
+        let bytes = encode(message).unwrap();
+        kinds.entry(bytes[0]).or_default().push(bytes);
+    }
+    let kinds: Vec<Vec<Vec<u8>>> = kinds.into_values().collect();
     // Whatever the window was; the core has its own.
     let (early, late) = (Verifier::new(federation.clone()), Verifier::new(federation.clone()));
     late.set_window(0, 0, 100);
@@ -517,11 +558,13 @@ fn bytes_into_the_core() {
             steps.push(core.handle(now(time), event.unwrap_or(Event::Tick)));
         }
         // ... and then astray.
-        for Delivery { forged, plan, wait } in deliveries {
+        for Delivery { forged, kind, plan, twist, wait } in deliveries {
             time += u64::from(*wait) * 10;
             let from = &genuine[usize::from(plan.value) % genuine.len()].0;
             if *forged {
-                let Some(message) = decode_strictly::<ConsensusMessage>(&plan.apply(&corpus)) else { continue };
+                let corpus = &kinds[usize::from(*kind) % kinds.len()];
+                let Some(mut message) = decode_strictly::<ConsensusMessage>(&plan.apply(corpus)) else { continue };
+                twist.apply(&mut message);
                 let step = hear(&mut core, time, BYZANTINE, signed_by(BYZANTINE, message, &federation));
                 COUNTS.input();
                 step.iter().for_each(|_| COUNTS.accepted());

@@ -42,6 +42,10 @@ pub(crate) enum Edit {
     Splice { other: u16, at: u32, from: u32 },
     /// The rest is cut off.
     Truncate { at: u32 },
+    /// The next number in decimal digits becomes another: for text.
+    Decimal { at: u32, value: Value },
+    /// The line there is left out: for text.
+    DropLine { at: u32 },
 }
 
 /// What a number becomes.
@@ -116,6 +120,19 @@ impl Edit {
                 bytes.extend(&other[place(*from, other.len())..]);
             }
             Self::Truncate { at } => bytes.truncate(place(*at, bytes.len())),
+            Self::Decimal { at, value } => {
+                let at = place(*at, bytes.len());
+                let Some(first) = bytes[at..].iter().position(u8::is_ascii_digit).map(|found| at + found) else { return };
+                let end = bytes[first..].iter().position(|b| !b.is_ascii_digit()).map_or(bytes.len(), |found| first + found);
+                let old = std::str::from_utf8(&bytes[first..end]).ok().and_then(|digits| digits.parse().ok()).unwrap_or(0);
+                bytes.splice(first..end, value.of(old).to_string().into_bytes());
+            }
+            Self::DropLine { at } => {
+                let at = place(*at, bytes.len());
+                let first = bytes[..at].iter().rposition(|b| *b == b'\n').map_or(0, |found| found + 1);
+                let end = bytes[at..].iter().position(|b| *b == b'\n').map_or(bytes.len(), |found| at + found + 1);
+                bytes.drain(first..end);
+            }
         }
     }
 }
