@@ -39,15 +39,18 @@ pub(super) fn list(root: &Root) -> Result<Vec<u64>, JournalError> {
     Ok(numbers)
 }
 
-/// The header of segment `number`, if its first page is whole; reads that page only.
+/// The header of segment `number`, if its first group is whole; reads that group only. A torn one was never acknowledged, and whoever begins
+/// there would miss what the segment before holds.
 pub(super) fn peek_header(root: &Root, number: u64) -> Option<Header> {
     let (mut source, _) = PageSource::open(&root.disk, &segment_path(&root.dir, number), StreamKind::Segments).ok()?;
     if source.pages() == 0 {
         return None;
     }
     let (found, bytes) = source.page(0);
-    let PageFound::Whole(PagePlace { lap, group: 1, index: 0, .. }) = found else { return None };
-    Header::at_start(bytes.get(..PAYLOAD)?).filter(|header| lap == number && header.number == number)
+    let PageFound::Whole(first @ PagePlace { lap, group: 1, index: 0, count }) = found else { return None };
+    let header = Header::at_start(bytes.get(..PAYLOAD)?).filter(|header| lap == number && header.number == number)?;
+    let whole = (1..count).all(|index| index < source.pages() && source.page(index).0 == PageFound::Whole(PagePlace { index, ..first }));
+    whole.then_some(header)
 }
 
 /// The segments from the newest one whose earlier segments hold no tag above `base`; all without a base.
@@ -231,7 +234,7 @@ impl SegmentWriter {
         discard_preparations(root)?;
         let (disk, dir) = (&*root.disk, root.dir.as_path());
         let segment_pages = options.segment_pages();
-        // A name may be in the cache only, if the process died between a rename and its sync.
+        // A killed process may have named a segment and not synced the name.
         sync_dir(&*root.disk, &segments_dir(&root.dir))?;
         let newest = walk.previous.unwrap_or(0);
         let usable = walk.end.as_ref().filter(|_| intact);

@@ -49,6 +49,7 @@ impl Database {
     /// # Errors
     /// [`StoreError::Damaged`] if sled refuses or panics.
     pub fn open(dir: &Path, cache_bytes: u64) -> Result<Self, StoreError> {
+        remove_unfinished_snapshots(dir)?;
         let opened = guarded(|| {
             let db = sled::Config::new()
                 .path(dir)
@@ -84,7 +85,10 @@ impl Database {
         std::thread::Builder::new()
             .name("sled-flush".into())
             .spawn(move || {
-                let _ = done.send(guarded(|| db.flush().map(|_| ())));
+                let flushed = guarded(|| db.flush().map(|_| ()));
+                // Whoever waits may close the database next and open it again: its lock must not outlive the answer.
+                drop(db);
+                let _ = done.send(flushed);
             })
             .map_err(|e| StoreError::io(&self.dir, &e))?;
         wait.recv_timeout(Duration::from_millis(limit_ms)).map_err(|_| StoreError::Stuck { limit_ms })??;
@@ -178,6 +182,31 @@ fn guarded<T>(work: impl FnOnce() -> sled::Result<T>) -> Result<T, StoreError> {
             Err(StoreError::Database { message: text.unwrap_or_else(|| "it panicked".to_owned()) })
         }
     }
+}
+
+/// Waits until a database that was dropped is closed: sled's own threads may hold it, and its lock, a moment longer.
+///
+/// # Errors
+/// What the operating system says.
+pub fn wait_until_closed(dir: &Path) -> Result<(), StoreError> {
+    let db = dir.join("db");
+    File::open(&db).and_then(|file| file.lock()).map_err(|e| StoreError::io(&db, &e))
+}
+
+/// sled writes a snapshot under another name until it is whole, and after a crash in between takes that file for the snapshot.
+fn remove_unfinished_snapshots(dir: &Path) -> Result<(), StoreError> {
+    let io = |e: std::io::Error| StoreError::io(dir, &e);
+    let entries = match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(io)?,
+    };
+    for entry in entries {
+        let path = entry.map_err(io)?.path();
+        if path.extension().is_some_and(|extension| extension == "generating") {
+            std::fs::remove_file(&path).map_err(io)?;
+        }
+    }
+    Ok(())
 }
 
 /// Syncs a file or directory.

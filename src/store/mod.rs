@@ -37,7 +37,7 @@ use crate::types::{
     Body, BodyDigests, CheckpointCertificate, CommitCertificate, CommittedBatch, FederationId, Header, Leaf, Sequence, Slot, TimestampMs, UpdateId,
     View, decode, encode,
 };
-use database::{Database, sync_file};
+use database::{Database, sync_file, wait_until_closed};
 use index::Index;
 
 /// What an operator may set. Sizes in bytes, times in ms.
@@ -208,6 +208,7 @@ impl Store {
             database.sync(options.flush_timeout_ms)?;
             Tiles::open(&building.join("merkle"), true).map_err(io)?;
         }
+        wait_until_closed(&building.join("sled"))?;
         write_synced(&building, &Synced::default())?;
         for part in ["merkle", "index", "."] {
             sync_file(&building.join(part))?;
@@ -232,6 +233,8 @@ impl Store {
         if !log.join("sled").join("db").exists() {
             return Err(StoreError::Damaged(Damage::Database { message: "the file db is missing".to_owned() }));
         }
+        // Whoever made it may have been killed before its name was durable.
+        sync_file(dir)?;
         Self::open_log(&log, federation, options)
     }
 

@@ -119,11 +119,17 @@ impl Stage {
 
     /// Starts a replica and waits until it says that it is ready.
     pub(crate) fn restart(&mut self, index: usize) {
+        self.restart_with(index, &[]);
+    }
+
+    /// The same, with variables in its environment.
+    pub(crate) fn restart_with(&mut self, index: usize, environment: &[(String, String)]) {
         let log = self.path(&format!("replica-{index}.log"));
         let errors = fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let mut command = Command::new(EXOFED);
         command.args(["serve", "--until-stdin-ends", "--config"]).arg(self.path(&format!("replica-{index}/replica.toml")));
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors).spawn().unwrap();
+        let command = command.envs(environment.iter().cloned()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors);
+        let mut child = command.spawn().unwrap();
         let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
         self.replicas[index] = Some(Replica { child, _input: input });
         let mut line = String::new();
