@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use super::error::{IoContext, JournalError, Operation};
 use super::page::PAGE;
+use crate::failpoint::{self, Point};
 
 /// Writes of groups and zeros, and the syncs that acknowledge them. Everything a record's durability rests on goes
 /// through here; reading and naming files does not.
@@ -33,6 +34,7 @@ impl Disk for RealDisk {}
 /// Writes `bytes` at page `page` and makes them durable.
 pub(super) fn write_synced(disk: &dyn Disk, file: &File, path: &Path, bytes: &[u8], page: u32) -> Result<(), JournalError> {
     disk.write(file, bytes, u64::from(page) * PAGE as u64).during(Operation::Write, path)?;
+    failpoint::hit(Point::JournalWritten);
     disk.sync(file).during(Operation::Sync, path)
 }
 

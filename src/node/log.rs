@@ -9,6 +9,7 @@ use super::driver::Input;
 use super::shared::Shared;
 use crate::consensus::{Delivery, Event};
 use crate::crypto::Digest;
+use crate::failpoint::{self, Point};
 use crate::proof::ReceiptMaker;
 use crate::store::{AppendBatch, BodyLocator, Store, StoreError, ViewRecord};
 use crate::types::{Checkpoint, CheckpointCertificate, CommittedBatch, Evidence, SubmitOutcome, View, encode};
@@ -43,7 +44,10 @@ impl LogWriter {
         while let Ok(input) = inputs.recv() {
             let result = match input {
                 LogInput::Append(delivery, place) => self.append(*delivery, place),
-                LogInput::Stable(certificate) => self.store.put_checkpoint(&certificate),
+                LogInput::Stable(certificate) => {
+                    failpoint::hit(Point::CheckpointStable);
+                    self.store.put_checkpoint(&certificate)
+                }
                 LogInput::View { view, reason } => self.store.put_view(view, &ViewRecord { at: wall_clock(), reason: reason.to_owned() }),
                 LogInput::Evidence(evidence) => {
                     let digest = encode(&*evidence).map_or(Digest::ZERO, |bytes| crate::crypto::sha256(&bytes));
@@ -85,6 +89,7 @@ impl LogWriter {
         }
         if checkpoint {
             self.store.sync()?;
+            failpoint::hit(Point::Checkpoint);
             let checkpoint = Checkpoint {
                 epoch: header.epoch,
                 slot: header.slot,

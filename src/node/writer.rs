@@ -12,6 +12,7 @@ use super::outbox::Outbox;
 use super::shared::Shared;
 use crate::consensus::{Effect, Part, Record};
 use crate::crypto::Digest;
+use crate::failpoint::{self, Point};
 use crate::journal::{Journal, JournalError, Locator};
 use crate::recovery::body_locator;
 use crate::types::Slot;
@@ -101,7 +102,9 @@ impl Writer {
         if !self.suspect && self.journal.votes_need_rotation() {
             self.rotate.store(true, Ordering::Release);
         }
+        failpoint::hit(Point::Effects);
         effects.into_iter().for_each(|effect| self.run_effect(effect));
+        failpoint::hit(Point::EffectsRun);
         Ok(())
     }
 

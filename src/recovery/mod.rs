@@ -16,6 +16,7 @@ use std::time::Instant;
 
 use crate::consensus::{CheckedBody, CoreOptions, DuplicateTable, Record, RecordError, Replica, Tip, batch_of_frame};
 use crate::crypto::{Digest, SigningKey};
+use crate::failpoint::{self, Point};
 use crate::journal::{Frame, Journal, JournalError, JournalOptions, JournalReader, Locator, StreamKind};
 use crate::store::{AppendBatch, BodyLocator, Head, Store, StoreError, StoreOptions, StoreReader, StoredBatch, StoredBody};
 use crate::types::{Body, CodecError, CommitCertificate, CommittedBatch, Federation, Header, ReplicaIndex, Slot};
@@ -156,7 +157,9 @@ pub fn recover(dir: &DataDir, inputs: Inputs) -> Result<Recovered, RecoveryError
     let reader = journal.reader();
     let stable = stable_slot(&federation, &reader)?;
     let mut store = open_or_rebuild(dir, &federation, &store_options, stable, &mut report)?;
+    failpoint::hit(Point::RecoveryOpened);
     let replayed = replay_journal(&federation, &mut journal, &mut store, dir, stable, &mut report)?;
+    failpoint::hit(Point::RecoveryReplayed);
     remember_suspicion(dir, &mut report)?;
     refill_index(&store, &reader, &mut report)?;
     let head = store.head();
@@ -171,6 +174,7 @@ pub fn recover(dir: &DataDir, inputs: Inputs) -> Result<Recovered, RecoveryError
         core.replay(record);
     }
     record_start(&mut journal, &mut core, run + 1, report.suspect.is_some()).map_err(journal_error)?;
+    failpoint::hit(Point::RecoveryStarted);
     report.log_head = core.status().sequence;
     report.millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok(Recovered { core, journal, store, places: replayed.places, report })
