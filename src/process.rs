@@ -89,6 +89,8 @@ impl Replica {
             if let Some(crash_at) = crash_at {
                 command.arg("--crash-at").arg(crash_at.to_string());
             }
+            // Ctrl-C is for the command that runs the federation; it ends its replicas itself.
+            command.process_group(0);
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors).kill_on_drop(true).spawn()
         };
         let began = Instant::now();

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use comfy_table::{Table, presets};
@@ -9,7 +10,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::init::make_federation;
 use super::{Problem, Verdict as Answer, print_json, print_line};
-use crate::crash_test::{CrashReport, KillMode, LocalOptions, LocalTest, Preflight, Verdict, look, prepare, quiet_base_port};
+use crate::config::FederationFile;
+use crate::crash_test::{
+    CrashReport, KillMode, LocalOptions, LocalTest, PowerCheck, PowerLoad, Preflight, Verdict, Witness, holds_federation, look, prepare,
+    quiet_base_port,
+};
 use crate::crypto::random_bytes;
 use crate::types::Federation;
 
@@ -34,6 +39,9 @@ pub(crate) struct CrashTest {
 #[derive(Subcommand)]
 enum CrashCommand {
     Local(Local),
+    Witness(WitnessArgs),
+    Load(LoadArgs),
+    Verify(VerifyArgs),
 }
 
 /// Kill replicas of a federation on this machine, cycle after cycle.
@@ -74,10 +82,63 @@ struct Local {
     json: bool,
 }
 
+/// Keep the acknowledgements of loads on other machines.
+///
+/// Run it on a machine whose plug stays in. What it answered for is on its disk before it answers. Whoever reaches its port can say anything to it,
+/// and so make a test fail, but cannot make a loss look clean: still, listen in a network that you trust. Ctrl-C ends it; started again with the
+/// same directory it goes on.
+#[derive(clap::Args)]
+struct WitnessArgs {
+    /// Where to listen.
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: String,
+    /// Where to keep the acknowledgements, one file per federation.
+    #[arg(long, default_value = "exofed-witness")]
+    dir: PathBuf,
+}
+
+/// Let updates flow until somebody pulls the plug of this machine.
+///
+/// Makes a federation in DIR, or goes on with the one that an earlier load made there. Each acknowledgement counts once the witness has it on disk.
+/// Pull the plug at any time after the first; do not press a button that shuts the machine down in order. Then start it again and run
+/// `exofed crash-test verify`. Load, cut and verify as often as you like: each cut is one cycle. Ctrl-C ends the load in order, and counts as no cut.
+#[derive(clap::Args)]
+struct LoadArgs {
+    /// Where the federation lives, on the disk to be tested.
+    #[arg(long)]
+    dir: PathBuf,
+    /// The witness, on another machine.
+    #[arg(long, value_name = "HOST:PORT")]
+    witness: String,
+    /// How many replicas a new federation has; at least 4.
+    #[arg(long, default_value_t = 4)]
+    replicas: u16,
+}
+
+/// After a power cut: check everything that the witness keeps.
+///
+/// Starts the federation in DIR again, has it commit one more update, reads every replica's log from its beginning, looks up every acknowledgement
+/// that the witness keeps, searches the journals, stops the replicas and audits their files. The directory stays.
+#[derive(clap::Args)]
+struct VerifyArgs {
+    /// The directory that `load` was given.
+    #[arg(long)]
+    dir: PathBuf,
+    /// The witness that `load` was given.
+    #[arg(long, value_name = "HOST:PORT")]
+    witness: String,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
 impl CrashTest {
     pub(crate) async fn run(self) -> Answer {
         match self.command {
             CrashCommand::Local(local) => local.run().await,
+            CrashCommand::Witness(witness) => witness.run().await,
+            CrashCommand::Load(load) => load.run().await,
+            CrashCommand::Verify(verify) => verify.run().await,
         }
     }
 }
@@ -123,17 +184,75 @@ impl Local {
     }
 }
 
+impl WitnessArgs {
+    async fn run(self) -> Answer {
+        let witness = Witness::bind(&self.listen, &self.dir).await?;
+        print_line(&format!("witness ready at {}, keeping acknowledgements in {}", witness.address()?, self.dir.display()))?;
+        tokio::select! {
+            () = witness.serve() => Err(Problem("the witness ended".into())),
+            _ = tokio::signal::ctrl_c() => Ok(true),
+        }
+    }
+}
+
+impl LoadArgs {
+    async fn run(self) -> Answer {
+        let federation = if holds_federation(&self.dir) {
+            FederationFile::read_genesis(&self.dir.join("federation.toml"))?
+        } else {
+            look_first(&self.dir)?;
+            make(&self.dir, self.replicas)?
+        };
+        let load = PowerLoad { dir: self.dir.clone(), federation: Arc::new(federation), witness: self.witness };
+        let bar = ProgressBar::new_spinner();
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {pos} acknowledged and kept by the witness, {per_sec}: pull the plug at any time")
+        {
+            bar.set_style(style);
+        }
+        let until = async { drop(tokio::signal::ctrl_c().await) };
+        let kept = load.run(run_name()?, until, |kept| bar.set_position(kept)).await;
+        bar.finish_and_clear();
+        print_line(&format!("{} acknowledged and kept by the witness; the load ended in order, which is no cut", kept?))?;
+        Ok(true)
+    }
+}
+
+impl VerifyArgs {
+    async fn run(self) -> Answer {
+        if !holds_federation(&self.dir) {
+            return Err(Problem(format!("{} holds no federation; give the directory that crash-test load was given", self.dir.display())));
+        }
+        let federation = Arc::new(FederationFile::read_genesis(&self.dir.join("federation.toml"))?);
+        let preflight = warned(look(&self.dir)?);
+        eprintln!("starting the federation in {} and checking it against what {} keeps", self.dir.display(), self.witness);
+        let check = PowerCheck { dir: self.dir, federation, witness: self.witness, preflight };
+        let report = tokio::select! {
+            report = check.run(run_name()?) => report,
+            _ = tokio::signal::ctrl_c() => return Err(Problem("interrupted before the check was done".into())),
+        };
+        conclude(&report, self.json)
+    }
+}
+
+/// A name that no other run has.
+fn run_name() -> Result<String, Problem> {
+    Ok(data_encoding::HEXLOWER.encode(&random_bytes::<8>()?))
+}
+
+fn warned(preflight: Preflight) -> Preflight {
+    for warning in &preflight.warnings {
+        eprintln!("warning: {warning}");
+    }
+    preflight
+}
+
 /// Makes the directory, which must be new or empty, and looks at what it lies on.
 fn look_first(dir: &Path) -> Result<Preflight, Problem> {
     fs::create_dir_all(dir).map_err(|e| Problem(format!("{}: {e}", dir.display())))?;
     if fs::read_dir(dir)?.next().is_some() {
         return Err(Problem(format!("{} is not empty; choose a new directory on the disk to be tested", dir.display())));
     }
-    let preflight = look(dir)?;
-    for warning in &preflight.warnings {
-        eprintln!("warning: {warning}");
-    }
-    Ok(preflight)
+    Ok(warned(look(dir)?))
 }
 
 /// Makes the federation to be tested.

@@ -62,14 +62,9 @@ impl Checker {
         Self { dir, federation, followers, reference: Reference::default(), signed: SignedLedger::default() }
     }
 
-    /// The end of the log as the replicas showed it.
-    pub(crate) fn last(&self) -> Sequence {
-        self.reference.last()
-    }
-
-    /// The root of a replica's log where its reading ended.
-    pub(crate) fn root_of(&self, replica: usize) -> Option<Digest> {
-        self.followers.get(replica).map(|follower| follower.chain.frontier().root())
+    /// Where the reading of a replica's log ended, and its root there.
+    pub(crate) fn end_of(&self, replica: usize) -> Option<(Sequence, Digest)> {
+        self.followers.get(replica).map(|follower| (follower.chain.sequence(), follower.chain.frontier().root()))
     }
 
     /// Reads every replica's log up to `target`, which the federation has committed; waits for replicas that are behind.

@@ -34,6 +34,8 @@ pub(crate) enum CrashTestError {
     Audit { peer: String, error: FederationError },
     #[error("the witness at {address}: {problem}")]
     Witness { address: String, problem: String },
+    #[error("{begun} loads began and all ended in order: no power was cut, so nothing was tested")]
+    NoCut { begun: u64 },
     #[error("nothing was acknowledged, so nothing was tested")]
     Nothing,
 }

@@ -12,14 +12,13 @@ use super::acks::Ack;
 use super::checker::Checker;
 use super::error::CrashTestError;
 use super::finding::{Findings, Wrong};
-use super::fleet::{Fleet, LIFETIME_MS, client};
-use super::load::{Fate, Load, Source, probe};
+use super::fleet::{Fleet, client};
+use super::load::{Fate, Load, Source};
 use super::preflight::Preflight;
 use super::report::{CrashReport, Grade};
 use super::schedule::{Dice, KillMode, LOAD, Plan, plan};
-use crate::audit::audit;
+use super::whole::{check_whole, probe_end};
 use crate::failpoint::CrashAt;
-use crate::process;
 use crate::types::{Federation, Sequence};
 
 /// How long replicas may take, beyond the load, to reach the points at which they die.
@@ -158,15 +157,11 @@ impl LocalTest {
         }
     }
 
-    /// One more update. What was committed before it stands below it, so its place is where every log must reach.
+    /// Where the log ends, by one more update.
     async fn probe(&mut self, dice: &mut Dice) -> Result<Sequence, CrashTestError> {
-        let fate = probe(&*client(&self.options.dir)?, &self.source, dice).await;
-        let place = match &fate {
-            Fate::Acked(acks) => acks.first().map(|ack| ack.sequence).ok_or_else(|| "an empty answer".to_owned()),
-            Fate::Unknown(why) | Fate::Refused(why) => Err(why.clone()),
-        };
-        self.take(fate);
-        place.map_err(|reason| CrashTestError::NoProgress { seconds: LIFETIME_MS / 1_000, reason })
+        let (target, ack) = probe_end(&self.options.dir, &self.source, dice).await?;
+        self.acks.push(ack);
+        Ok(target)
     }
 
     /// What is new since the last check.
@@ -179,37 +174,11 @@ impl LocalTest {
         tokio::task::block_in_place(|| self.checker.search_journals(&mut self.findings))
     }
 
-    /// Everything once more, from the beginning: the logs as each replica serves them, then, of stopped replicas, their files.
     async fn check_everything(&mut self) -> Result<(), CrashTestError> {
-        if self.acks.is_empty() {
-            return Err(CrashTestError::Nothing);
-        }
         let target = self.probe(&mut Dice::new(self.options.seed)).await?;
-        let mut anew = Checker::new(self.options.dir.clone(), self.federation.clone());
-        anew.follow_all(&*client(&self.options.dir)?, target, &mut self.findings).await?;
-        self.recovered = anew.look_up(&self.acks, &mut self.findings);
-        tokio::task::block_in_place(|| anew.search_journals(&mut self.findings))?;
-        self.fleet.stop().await?;
-        tokio::task::block_in_place(|| self.audit_all(&anew))?;
+        let Self { options, federation, fleet, acks, findings, .. } = self;
+        self.recovered = check_whole(&options.dir, federation, fleet, target, acks, findings).await?;
         self.full_check = true;
-        Ok(())
-    }
-
-    fn audit_all(&mut self, checked: &Checker) -> Result<(), CrashTestError> {
-        for replica in 0..self.fleet.size() {
-            let peer = process::name(replica);
-            let data = self.options.dir.join(&peer).join("data");
-            let report = audit(&data, &self.federation, |_| {}).map_err(|error| CrashTestError::Audit { peer: peer.clone(), error })?;
-            for bad in &report.findings {
-                let what =
-                    format!("{peer}: slot {} sequence {}: {}: expected {}, found {}", bad.slot, bad.sequence, bad.rule, bad.expected, bad.found);
-                self.findings.add(Wrong::Damaged, what);
-            }
-            if report.clean && (report.head, Some(report.log_root)) != (checked.last(), checked.root_of(replica)) {
-                let what = format!("{peer}: its files end at {} with root {}, it served other ones", report.head, report.log_root);
-                self.findings.add(Wrong::Forked, what);
-            }
-        }
         Ok(())
     }
 
