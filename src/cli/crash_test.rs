@@ -7,6 +7,7 @@ use std::sync::Arc;
 use clap::{Parser, Subcommand};
 use comfy_table::{Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::init::make_federation;
 use super::{Problem, Verdict as Answer, print_json, print_line};
@@ -165,7 +166,7 @@ impl Local {
             };
             tokio::select! {
                 () = test.run(progress) => false,
-                _ = tokio::signal::ctrl_c() => true,
+                () = interrupted() => true,
             }
         };
         bar.finish_and_clear();
@@ -190,7 +191,7 @@ impl WitnessArgs {
         print_line(&format!("witness ready at {}, keeping acknowledgements in {}", witness.address()?, self.dir.display()))?;
         tokio::select! {
             () = witness.serve() => Err(Problem("the witness ended".into())),
-            _ = tokio::signal::ctrl_c() => Ok(true),
+            () = interrupted() => Ok(true),
         }
     }
 }
@@ -209,8 +210,7 @@ impl LoadArgs {
         {
             bar.set_style(style);
         }
-        let until = async { drop(tokio::signal::ctrl_c().await) };
-        let kept = load.run(run_name()?, until, |kept| bar.set_position(kept)).await;
+        let kept = load.run(run_name()?, interrupted(), |kept| bar.set_position(kept)).await;
         bar.finish_and_clear();
         print_line(&format!("{} acknowledged and kept by the witness; the load ended in order, which is no cut", kept?))?;
         Ok(true)
@@ -228,9 +228,23 @@ impl VerifyArgs {
         let check = PowerCheck { dir: self.dir, federation, witness: self.witness, preflight };
         let report = tokio::select! {
             report = check.run(run_name()?) => report,
-            _ = tokio::signal::ctrl_c() => return Err(Problem("interrupted before the check was done".into())),
+            () = interrupted() => return Err(Problem("interrupted before the check was done".into())),
         };
         conclude(&report, self.json)
+    }
+}
+
+/// Ctrl-C or SIGTERM.
+async fn interrupted() {
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminate) => drop(terminate.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminated => {}
     }
 }
 

@@ -152,7 +152,8 @@ impl Checker {
         for replica in 0..self.followers.len() {
             for _ in 0..PROOFS.min(acks.len()) {
                 let at = usize::try_from(dice.below(acks.len() as u64)).unwrap_or(0);
-                let Some(ack) = acks.get(at) else { continue };
+                // What is lost was found already.
+                let Some(ack) = acks.get(at).filter(|ack| self.reference.agrees(ack)) else { continue };
                 let by_id = ProofQuery::Id { update_id: ack.update_id.clone(), author: None };
                 let query = if dice.below(2) == 0 { ProofQuery::Sequence(ack.sequence) } else { by_id };
                 let problem = match client.ask(replica, &Request::Proof(query), ANSWER_LIMIT).await {

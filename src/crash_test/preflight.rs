@@ -92,7 +92,7 @@ fn warnings(found: &Preflight) -> Vec<String> {
     if cost < SYSCALL_US {
         let how = format!("a sync costs {cost} us more than a write without one");
         warnings.push(format!("{how}: far too fast for any medium, so syncs do not reach the device. A power cut will lose what was acknowledged"));
-    } else if found.rotational == Some(true) && cost < ROTATION_US {
+    } else if found.rotational == Some(true) && !found.virtual_machine && cost < ROTATION_US {
         let how = format!("a sync takes {cost} us on a device that calls itself rotational");
         warnings.push(format!("{how}: a cache answers for it. Only with a battery behind that cache does a sync survive a power cut"));
     }

@@ -55,17 +55,21 @@ impl Reference {
         }
     }
 
+    /// Whether an acknowledged update is where its proof says.
+    pub(crate) fn agrees(&self, ack: &Ack) -> bool {
+        self.leaf(ack.sequence) == Some(ack.leaf) && self.header(ack.slot) == Some(ack.header)
+    }
+
     /// Whether an acknowledged update is where its proof says, under the header that its quorum signed. Every replica's log was compared with
     /// this one, so what holds here holds for each that agrees.
     pub(crate) fn holds(&self, ack: &Ack, findings: &mut Findings) -> bool {
         let Ack { sequence, update_id, .. } = ack;
-        match (self.leaf(*sequence), self.header(ack.slot)) {
-            (Some(leaf), Some(header)) if leaf == ack.leaf && header == ack.header => return true,
-            (Some(_), Some(header)) if header != ack.header => {
-                let what = format!("the proof of {update_id} names {} at slot {}, the logs hold {header}", ack.header, ack.slot);
-                findings.add(Wrong::Forked, what);
-            }
-            _ => {}
+        if self.agrees(ack) {
+            return true;
+        }
+        if let Some(header) = self.header(ack.slot).filter(|header| *header != ack.header) {
+            let what = format!("the proof of {update_id} names {} at slot {}, the logs hold {header}", ack.header, ack.slot);
+            findings.add(Wrong::Forked, what);
         }
         let found = match (self.places.get(update_id), self.leaf(*sequence)) {
             (Some(place), _) if place != sequence => format!("it stands at {place}"),

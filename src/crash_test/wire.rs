@@ -12,7 +12,7 @@ use crate::types::FederationId;
 /// The version of this protocol.
 pub(crate) const VERSION: u32 = 1;
 /// The longest line.
-pub(crate) const MAX_LINE: usize = 512 << 10;
+pub(crate) const MAX_LINE: usize = 1 << 20;
 /// The most acknowledgements in one line: with ids of the greatest length they fit it.
 pub(crate) const MAX_ACKS: usize = 512;
 
