@@ -20,8 +20,8 @@ pub(crate) enum CrashTestError {
     Process(#[from] ProcessError),
     #[error("{peer}: its journal could not be made: {error}")]
     Prepare { peer: String, error: RecoveryError },
-    #[error("{peer} ended by itself; see {}", .log.display())]
-    Ended { peer: String, log: PathBuf },
+    #[error("{peer} ended by itself, and logged last: {said} (in {})", .log.display())]
+    Ended { peer: String, log: PathBuf, said: String },
     #[error("the federation committed nothing within {seconds} s after the restart: {reason}")]
     NoProgress { seconds: u64, reason: String },
     #[error("the replicas did not all reach sequence {expected} within {seconds} s: {found}")]

@@ -1,6 +1,10 @@
 //! What a crash test found wrong.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::Serialize;
+
+use crate::types::Slot;
 
 /// How many findings are kept; their number is always counted.
 const KEPT: usize = 100;
@@ -40,7 +44,8 @@ pub(crate) struct Finding {
 pub(crate) struct Findings {
     pub(crate) cycle: u64,
     pub(crate) kept: Vec<Finding>,
-    counts: std::collections::BTreeMap<Wrong, u64>,
+    counts: BTreeMap<Wrong, u64>,
+    forked: BTreeSet<Slot>,
 }
 
 impl Findings {
@@ -48,6 +53,13 @@ impl Findings {
         *self.counts.entry(kind).or_default() += 1;
         if self.kept.len() < KEPT {
             self.kept.push(Finding { kind, cycle: self.cycle, what });
+        }
+    }
+
+    /// A slot is forked once, however many updates of it show that.
+    pub(crate) fn fork(&mut self, slot: Slot, what: String) {
+        if self.forked.insert(slot) {
+            self.add(Wrong::Forked, what);
         }
     }
 

@@ -1,7 +1,7 @@
 //! The processes under test: a federation's replicas on this machine, and what their starts said.
 
-use std::fs::OpenOptions;
-use std::io::Write as _;
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -170,7 +170,8 @@ impl Fleet {
     }
 
     fn ended(&self, replica: usize) -> CrashTestError {
-        CrashTestError::Ended { peer: process::name(replica), log: process::log_of(&self.dir, replica) }
+        let log = process::log_of(&self.dir, replica);
+        CrashTestError::Ended { peer: process::name(replica), said: last_line(&log).unwrap_or_default(), log }
     }
 
     /// Fails if a replica ended that nobody killed.
@@ -192,4 +193,16 @@ impl Fleet {
         }
         Ok(())
     }
+}
+
+/// The last line of a log, or the end of it if that is long.
+fn last_line(path: &Path) -> Option<String> {
+    const LONGEST: u64 = 600;
+    let mut file = File::open(path).ok()?;
+    let from = file.metadata().ok()?.len().saturating_sub(LONGEST);
+    file.seek(SeekFrom::Start(from)).ok()?;
+    let mut end = Vec::new();
+    file.read_to_end(&mut end).ok()?;
+    let text = String::from_utf8_lossy(&end).into_owned();
+    text.lines().last().map(str::to_owned)
 }

@@ -40,7 +40,7 @@ impl Reference {
             Some(known) if known == digest => {}
             Some(known) => {
                 let what = format!("{whose} holds {digest} at slot {}, another replica holds {known}", header.slot);
-                findings.add(Wrong::Forked, what);
+                findings.fork(header.slot, what);
             }
             None => {
                 self.headers.push(digest);
@@ -69,7 +69,7 @@ impl Reference {
         }
         if let Some(header) = self.header(ack.slot).filter(|header| *header != ack.header) {
             let what = format!("the proof of {update_id} names {} at slot {}, the logs hold {header}", ack.header, ack.slot);
-            findings.add(Wrong::Forked, what);
+            findings.fork(ack.slot, what);
         }
         let found = match (self.places.get(update_id), self.leaf(*sequence)) {
             (Some(place), _) if place != sequence => format!("it stands at {place}"),
@@ -145,12 +145,13 @@ mod tests {
     fn a_proof_of_another_header_and_a_log_with_another_header_are_forks() {
         let (ours, theirs) = (header(1, 1, 1, 5), header(1, 1, 1, 6));
         let only = leaf(1, "a");
+        let (reference, mut findings) = taken(&[(&ours, std::slice::from_ref(&only))]);
+        assert!(!reference.holds(&ack(&theirs, &only), &mut findings) && !reference.holds(&ack(&theirs, &only), &mut findings));
+        assert_eq!((findings.count(Wrong::Forked), findings.count(Wrong::Lost)), (1, 2), "one slot is forked once");
         let (mut reference, mut findings) = taken(&[(&ours, std::slice::from_ref(&only))]);
-        assert!(!reference.holds(&ack(&theirs, &only), &mut findings));
-        assert_eq!(findings.count(Wrong::Forked), 1);
         reference.take(&theirs, std::slice::from_ref(&only), &[only.hash()], "replica-3", &mut findings);
-        assert_eq!(findings.count(Wrong::Forked), 2);
-        assert!(findings.kept[2].what.contains("replica-3"), "{:?}", findings.kept);
+        assert_eq!(findings.count(Wrong::Forked), 1);
+        assert!(findings.kept[0].what.contains("replica-3"), "{:?}", findings.kept);
     }
 
     #[test]
