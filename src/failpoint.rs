@@ -112,7 +112,8 @@ pub(crate) enum CrashAtError {
     Point { found: String },
 }
 
-fn names() -> String {
+/// The names of all points, for help and errors.
+pub(crate) fn names() -> String {
     Point::ALL.iter().map(|point| point.name()).collect::<Vec<_>>().join(", ")
 }
 

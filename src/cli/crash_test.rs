@@ -17,6 +17,7 @@ use crate::crash_test::{
     quiet_base_port,
 };
 use crate::crypto::random_bytes;
+use crate::failpoint;
 use crate::types::Federation;
 
 /// The exit code of this command alone where others have 3.
@@ -53,12 +54,13 @@ enum CrashCommand {
 /// The first thing that is wrong ends the test; the directory is then kept. Ctrl-C gives the report so far.
 ///
 /// Kill modes: `random`, one replica or several at random moments; `all-at-once`, all in one moment; `failpoint`, replicas kill themselves around
-/// a write, a sync or a rename (they run `exofed serve --crash-at POINT:COUNT`, which kills the process at the COUNT-th time it passes the point:
-/// the report lists the points). The same seed gives the same schedule, as far as real processes can keep one.
+/// a write, a sync or a rename (they run `exofed serve --crash-at POINT:COUNT`, which kills the process at the COUNT-th time it passes the point).
+/// The same seed gives the same schedule, as far as real processes can keep one.
 ///
 /// The replicas run with small journal files, so that segments roll and votes rotate often, and with short timeouts. A clean run says: killing
 /// processes loses nothing here. It says nothing about a power cut, because the kernel's page cache survives a SIGKILL.
 #[derive(clap::Args)]
+#[command(after_long_help = points())]
 struct Local {
     /// Where the test's federation lives while it runs, on the disk to be tested; must not exist or be empty.
     #[arg(long)]
@@ -246,6 +248,10 @@ async fn interrupted() {
         _ = tokio::signal::ctrl_c() => {}
         () = terminated => {}
     }
+}
+
+fn points() -> String {
+    format!("Points of serve --crash-at: {}", failpoint::names())
 }
 
 /// A name that no other run has.
