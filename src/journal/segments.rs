@@ -41,15 +41,18 @@ pub(super) fn list(dir: &Path) -> Result<Vec<u64>, JournalError> {
     Ok(numbers)
 }
 
-/// The header of segment `number`, if its first page is whole; reads that page only.
+/// The header of segment `number`, if its first group is whole; reads that group only. A torn one was never acknowledged, and whoever begins
+/// there would miss what the segment before holds.
 pub(super) fn peek_header(dir: &Path, number: u64) -> Option<Header> {
     let (mut source, _) = PageSource::open(&segment_path(dir, number), StreamKind::Segments).ok()?;
     if source.pages() == 0 {
         return None;
     }
     let (found, bytes) = source.page(0);
-    let PageFound::Whole(PagePlace { lap, group: 1, index: 0, .. }) = found else { return None };
-    Header::at_start(bytes.get(..PAYLOAD)?).filter(|header| lap == number && header.number == number)
+    let PageFound::Whole(first @ PagePlace { lap, group: 1, index: 0, count }) = found else { return None };
+    let header = Header::at_start(bytes.get(..PAYLOAD)?).filter(|header| lap == number && header.number == number)?;
+    let whole = (1..count).all(|index| index < source.pages() && source.page(index).0 == PageFound::Whole(PagePlace { index, ..first }));
+    whole.then_some(header)
 }
 
 /// The segments from the newest one whose earlier segments hold no tag above `base`; all without a base.

@@ -212,6 +212,21 @@ fn every_torn_last_segment_group_is_cut() {
 }
 
 #[test]
+fn every_torn_first_group_of_a_segment_is_cut() {
+    let (_root, dir) = fresh();
+    let (mut journal, _) = open(&dir);
+    let survivors = [vote(1, b"first snapshot".to_vec()), segment(2, 1, vec![1; 20_000]), vote(3, vec![2; 50])];
+    append(&mut journal, &survivors[1]);
+    append(&mut journal, &survivors[2]);
+    journal.sync().unwrap();
+    // Does not fit behind it, so the next segment begins with it.
+    append(&mut journal, &segment(2, 2, vec![3; 15_000]));
+    journal.sync().unwrap();
+    drop(journal);
+    tear_every_subset(Path::new("segments/00000000000000000002.seg"), &dir, 0..4, &survivors);
+}
+
+#[test]
 fn a_vanished_group_that_was_acknowledged_is_damage() {
     let (_root, dir, _) = three_groups();
     for page in 4..7 {
