@@ -13,7 +13,7 @@ use super::init::make_federation;
 use super::{Problem, Verdict as Answer, print_json, print_line};
 use crate::config::FederationFile;
 use crate::crash_test::{
-    CrashReport, KillMode, LocalOptions, LocalTest, PowerCheck, PowerLoad, Preflight, Verdict, Witness, holds_federation, look, prepare,
+    CrashReport, KillMode, LocalOptions, LocalTest, PowerCheck, PowerLoad, Preflight, Verdict, Witness, holds_federation, look, parameters, prepare,
     quiet_base_port,
 };
 use crate::crypto::random_bytes;
@@ -279,7 +279,7 @@ fn look_first(dir: &Path) -> Result<Preflight, Problem> {
 fn make(dir: &Path, replicas: u16) -> Result<Federation, Problem> {
     let random = u64::from_le_bytes(random_bytes::<8>()?);
     let base_port = quiet_base_port(replicas, random).ok_or_else(|| Problem(format!("no {replicas} consecutive UDP ports are free")))?;
-    let made = make_federation(dir, replicas, "127.0.0.1", base_port)?;
+    let made = make_federation(dir, replicas, "127.0.0.1", base_port, parameters())?;
     prepare(dir, &made.federation)?;
     Ok(made.federation)
 }
@@ -335,7 +335,10 @@ fn rows(report: &CrashReport) -> Vec<(&'static str, String)> {
         (Verdict::CouldNotTell, _) => "could not tell",
     };
     let restart = report.restart_ms.map_or_else(|| "-".to_owned(), |s| format!("p50 {} ms, p99 {} ms", s.p50, s.p99));
-    let below = |bound: f64| format!("no loss in {} cycles: a cycle loses with less than {:.2} % (at 95 %)", report.cycles, bound * 100.0);
+    let below = |bound: f64| match report.cycles {
+        0..=3 => format!("no loss in {} cycles, too few to say more", report.cycles),
+        cycles => format!("no loss in {cycles} cycles: a cycle loses with less than {:.2} % (at 95 %)", bound * 100.0),
+    };
     let mut rows = vec![
         ("verdict", verdict.to_owned()),
         ("grade", report.grade.name().to_owned()),

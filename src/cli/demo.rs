@@ -16,7 +16,7 @@ use crate::audit::{AuditReport, audit};
 use crate::client::Client;
 use crate::config::{ClientFile, FederationFile};
 use crate::process::Replica;
-use crate::types::{ReplicaStatus, Role, StateUpdate, UpdateId};
+use crate::types::{Parameters, ReplicaStatus, Role, StateUpdate, UpdateId};
 
 /// The records that a demo submits unless it is given others.
 const SAMPLE: &str = include_str!("../../examples/sample.jsonl");
@@ -79,7 +79,7 @@ impl Demo {
             (None, Some(temporary)) => temporary.path().join("federation"),
             (None, None) => return Err(Problem("no directory".into())),
         };
-        let made = make_federation(&dir, self.replicas, "127.0.0.1", 0)?;
+        let made = make_federation(&dir, self.replicas, "127.0.0.1", 0, Parameters::default())?;
         eprintln!("federation {} of {} replicas in {}", made.federation.id(), self.replicas, dir.display());
         let mut stage = Stage { dir: dir.clone(), processes: Vec::new(), kills: Vec::new() };
         for replica in 0..usize::from(self.replicas) {

@@ -13,7 +13,7 @@ use crate::config::{ClientFile, ReplicaFile, read_toml};
 use crate::failpoint::CrashAt;
 use crate::process::{self, Replica};
 use crate::recovery::DataDir;
-use crate::types::Federation;
+use crate::types::{Federation, Parameters};
 
 /// What the crash test sets in each replica's configuration: files so small that segments roll and votes rotate within a few cycles, and a leader
 /// that is missed soon. Nothing here weakens a sync.
@@ -24,6 +24,11 @@ const OPTIONS: &str = "\n[consensus]\nstall_timeout_ms = 300\nrequest_timeout_ms
 const ATTEMPT_MS: u64 = 400;
 /// And a submission this long, over all restarts.
 pub(crate) const LIFETIME_MS: u64 = 60_000;
+
+/// What a federation under test agrees on: retries end soon, so that a start has few recent updates to remember, however long the test is.
+pub(crate) fn parameters() -> Parameters {
+    Parameters { max_lifetime_ms: LIFETIME_MS + LIFETIME_MS / 2, ..Parameters::default() }
+}
 
 /// Sets a new federation's replicas up for the test. Journal files never shrink, so the empty ones are made anew.
 pub(crate) fn prepare(dir: &Path, federation: &Federation) -> Result<(), CrashTestError> {

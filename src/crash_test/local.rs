@@ -42,8 +42,10 @@ pub(crate) struct LocalTest {
     checker: Checker,
     source: Arc<Source>,
     acks: Vec<Ack>,
-    /// How many of `acks` were looked up and found.
+    /// How many of these were found.
     recovered: u64,
+    /// How many of `acks` were looked up.
+    checked: usize,
     findings: Findings,
     cycles: u64,
     unanswered: u64,
@@ -66,6 +68,7 @@ impl LocalTest {
             fleet,
             acks: Vec::new(),
             recovered: 0,
+            checked: 0,
             findings: Findings::default(),
             cycles: 0,
             unanswered: 0,
@@ -117,7 +120,9 @@ impl LocalTest {
             Plan::Failpoints(armed) => self.crash_at(&armed, began).await?,
         }
         sleep_until(began + LOAD).await;
+        let stopped = began.elapsed();
         load.finish().await;
+        let drained = began.elapsed();
         drop(fates_in);
         let first = self.acks.len();
         while let Some(fate) = fates.recv().await {
@@ -125,7 +130,10 @@ impl LocalTest {
         }
         self.fleet.all_run()?;
         let target = self.probe(&mut dice).await?;
-        self.check(target, first, &mut dice).await
+        let probed = began.elapsed();
+        self.check(target, first, &mut dice).await?;
+        tracing::debug!(cycle, ?stopped, ?drained, ?probed, checked = ?began.elapsed(), "a cycle");
+        Ok(())
     }
 
     /// Starts replicas anew that kill themselves, waits for that under load, and starts them again.
@@ -170,6 +178,7 @@ impl LocalTest {
         self.checker.follow_all(&client, target, &mut self.findings).await?;
         let new = self.acks.get(first..).unwrap_or_default();
         self.recovered += self.checker.look_up(new, &mut self.findings);
+        self.checked = self.acks.len();
         self.checker.prove_some(&client, new, dice, &mut self.findings).await?;
         tokio::task::block_in_place(|| self.checker.search_journals(&mut self.findings))
     }
@@ -187,7 +196,9 @@ impl LocalTest {
         let mut report = CrashReport::new(Grade::Process, self.fleet.size(), self.preflight.clone());
         (report.kill, report.seed) = (Some(self.options.kill), Some(self.options.seed));
         (report.cycles, report.kills) = (self.cycles, self.fleet.kills);
-        (report.acked, report.recovered) = (self.acks.len() as u64, self.recovered);
+        // A cycle that was interrupted before its check says nothing.
+        let acked = if interrupted { self.checked } else { self.acks.len() };
+        (report.acked, report.recovered) = (acked as u64, self.recovered);
         (report.unanswered, report.failpoints) = (self.unanswered, self.failpoints.clone());
         (report.full_check, report.interrupted, report.reason) = (self.full_check, interrupted, self.reason.clone());
         report.conclude(&self.fleet.starts, &self.findings);

@@ -23,7 +23,7 @@ mod whole;
 mod wire;
 mod witness;
 
-pub(crate) use fleet::{prepare, quiet_base_port};
+pub(crate) use fleet::{parameters, prepare, quiet_base_port};
 pub(crate) use local::{LocalOptions, LocalTest};
 pub(crate) use power::{PowerCheck, PowerLoad, holds_federation};
 pub(crate) use preflight::{Preflight, look};
