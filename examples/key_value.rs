@@ -60,7 +60,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (mut nodes, mut maps) = (Vec::new(), Vec::new());
     for (me, secret) in (0u16..).zip(secrets) {
         let data = DataDir(home.path().join(format!("replica-{me}")));
-        data.create(&federation, &JournalOptions::default())?;
+        data.create(&federation, secret.consensus_key().public(), &JournalOptions::default())?;
         let map = Map::default();
         let config = NodeConfig {
             federation: federation.clone(),

@@ -41,7 +41,7 @@ async fn start(federation: &Arc<Federation>, home: &std::path::Path) -> Vec<Node
     for i in 0..n {
         let data = DataDir(home.join(format!("peer{i}")));
         let journal = JournalOptions { segment_bytes: 1 << 20, votes_bytes: 1 << 20, ..JournalOptions::default() };
-        data.create(federation, &journal).unwrap();
+        data.create(federation, ReplicaSecret::from_bytes([i + 1; 32]).consensus_key().public(), &journal).unwrap();
         let config = NodeConfig {
             federation: federation.clone(),
             me: u16::from(i),

@@ -39,7 +39,7 @@ fn shrink(stage: &Stage) -> Federation {
         edit(&format!("replica-{index}/replica.toml"), &|text| text + "\n[journal]\nsegment_bytes = 262144\nvotes_bytes = 65536\n");
         let data = DataDir(stage.path(&format!("replica-{index}/data")));
         fs::remove_dir_all(data.journal()).unwrap();
-        data.create(&federation, &journal).unwrap();
+        data.create(&federation, federation.members()[index].consensus_key, &journal).unwrap();
     }
     federation
 }

@@ -2,15 +2,12 @@
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use comfy_table::{Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{Child, Command};
 
 use super::init::make_federation;
 use super::submit::{Fate, Parsed, Pipeline, open};
@@ -18,7 +15,8 @@ use super::{Problem, Verdict, print_json, print_line};
 use crate::audit::{AuditReport, audit};
 use crate::client::Client;
 use crate::config::{ClientFile, FederationFile};
-use crate::types::{ReplicaStatus, Role, StateUpdate, UpdateId};
+use crate::process::Replica;
+use crate::types::{Parameters, ReplicaStatus, Role, StateUpdate, UpdateId};
 
 /// The records that a demo submits unless it is given others.
 const SAMPLE: &str = include_str!("../../examples/sample.jsonl");
@@ -53,12 +51,6 @@ pub(crate) struct Demo {
 /// Small submissions, so that many are in flight when a replica dies.
 const UPDATES_PER_SUBMISSION: usize = 8;
 
-/// One replica's process, killed when it is dropped.
-struct Process {
-    peer: String,
-    child: Child,
-}
-
 /// A kill, and what the replica's next start said.
 struct Kill {
     replica: usize,
@@ -87,12 +79,11 @@ impl Demo {
             (None, Some(temporary)) => temporary.path().join("federation"),
             (None, None) => return Err(Problem("no directory".into())),
         };
-        let made = make_federation(&dir, self.replicas, "127.0.0.1", 0)?;
+        let made = make_federation(&dir, self.replicas, "127.0.0.1", 0, Parameters::default())?;
         eprintln!("federation {} of {} replicas in {}", made.federation.id(), self.replicas, dir.display());
         let mut stage = Stage { dir: dir.clone(), processes: Vec::new(), kills: Vec::new() };
         for replica in 0..usize::from(self.replicas) {
-            let (process, _) = stage.start(replica).await?;
-            stage.processes.push(Some(process));
+            stage.processes.push(Some(stage.start(replica).await?));
         }
         let client = Arc::new(Client::new(ClientFile::load(&dir.join("client.toml"))?));
         let updates = self.updates().await?;
@@ -159,42 +150,23 @@ impl Demo {
 /// The running federation.
 struct Stage {
     dir: PathBuf,
-    processes: Vec<Option<Process>>,
+    processes: Vec<Option<Replica>>,
     kills: Vec<Kill>,
 }
 
 impl Stage {
-    /// Starts a replica and waits until it is ready; gives the line that says so.
-    async fn start(&self, replica: usize) -> Result<(Process, String), Problem> {
-        let config = self.dir.join(format!("replica-{replica}")).join("replica.toml");
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.join(format!("replica-{replica}.log")))?;
-        let mut child = Command::new(std::env::current_exe()?)
-            .arg("serve")
-            .arg("--config")
-            .arg(&config)
-            .arg("--until-stdin-ends")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn()?;
-        let stdout = child.stdout.take().ok_or_else(|| Problem("no output of a replica".into()))?;
-        let mut lines = BufReader::new(stdout).lines();
-        let peer = format!("replica-{replica}");
-        let ready = tokio::time::timeout(Duration::from_secs(60), lines.next_line()).await;
-        match ready {
-            Ok(Ok(Some(line))) => {
-                eprintln!("  {line}");
-                Ok((Process { peer, child }, line))
-            }
-            _ => Err(Problem(format!("{peer} did not become ready; see {}", self.dir.join(format!("{peer}.log")).display()))),
-        }
+    /// Starts a replica and waits until it is ready.
+    async fn start(&self, replica: usize) -> Result<Replica, Problem> {
+        let process = Replica::start(&self.dir, replica).await?;
+        eprintln!("  {}", process.ready.line());
+        Ok(process)
     }
 
     /// SIGKILL.
     async fn kill(&mut self, replica: usize, role: &'static str) -> Result<(), Problem> {
         if let Some(Some(mut process)) = self.processes.get_mut(replica).map(Option::take) {
-            process.child.kill().await?;
+            process.send_kill()?;
+            process.died().await;
             eprintln!("  killed {} ({role}) with SIGKILL", process.peer);
             self.kills.push(Kill { replica, role, replayed: 0, millis: 0 });
         }
@@ -202,7 +174,7 @@ impl Stage {
     }
 
     async fn restart(&mut self, replica: usize) -> Result<(), Problem> {
-        let (process, _) = self.start(replica).await?;
+        let process = self.start(replica).await?;
         if let Some(place) = self.processes.get_mut(replica) {
             *place = Some(process);
         }
@@ -290,10 +262,10 @@ impl Stage {
     /// Closes every replica's standard input, so that it stops in order, and waits.
     async fn stop_all(&mut self) {
         for process in self.processes.iter_mut().flatten() {
-            drop(process.child.stdin.take());
+            process.ask_to_stop();
         }
         for process in self.processes.iter_mut().flatten() {
-            let _ = tokio::time::timeout(Duration::from_secs(20), process.child.wait()).await;
+            process.stopped().await;
         }
     }
 }

@@ -36,7 +36,7 @@ pub(crate) struct Init {
 
 impl Init {
     pub(crate) fn run(self) -> Verdict {
-        let made = make_federation(&self.dir, self.replicas, &self.host, self.base_port)?;
+        let made = make_federation(&self.dir, self.replicas, &self.host, self.base_port, Parameters::default())?;
         if self.json {
             let replicas: Vec<_> = made.addresses.iter().map(|(peer, address)| json!({ "peer": peer, "address": address })).collect();
             print_json(&json!({ "federation_id": made.federation.id(), "replicas": replicas }))?;
@@ -60,7 +60,7 @@ pub(crate) struct Made {
 }
 
 /// Makes a federation; `base_port` 0 takes free ports.
-pub(crate) fn make_federation(dir: &Path, replicas: u16, host: &str, base_port: u16) -> Result<Made, Problem> {
+pub(crate) fn make_federation(dir: &Path, replicas: u16, host: &str, base_port: u16, parameters: Parameters) -> Result<Made, Problem> {
     for name in ["federation.toml", "client.toml", "author.key", "replica-0"] {
         if dir.join(name).exists() {
             return Err(Problem(format!("{} exists; nothing is overwritten, choose another directory", dir.join(name).display())));
@@ -79,7 +79,7 @@ pub(crate) fn make_federation(dir: &Path, replicas: u16, host: &str, base_port: 
         members: secrets.iter().enumerate().map(member).collect(),
         authors: vec![Author { name: "author".into(), key: author.public() }],
         readers: vec![],
-        parameters: Parameters::default(),
+        parameters,
     };
     let federation = Federation::new(genesis.clone())?;
     let ports = ports(host, replicas, base_port)?;
@@ -121,7 +121,7 @@ fn write_replica(dir: &Path, federation: &Federation, secret: &ReplicaSecret, pe
     };
     let data = DataDir(home.join("data"));
     fs::create_dir_all(&data.0)?;
-    data.create(federation, &replica.journal)?;
+    data.create(federation, secret.consensus_key().public(), &replica.journal)?;
     write_new(&home.join("replica.toml"), &minimal(&toml::to_string_pretty(&replica)?))
 }
 

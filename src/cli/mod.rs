@@ -4,6 +4,7 @@
 //! code is 0 only if what was asked is true.
 
 mod audit;
+mod crash_test;
 mod demo;
 mod init;
 mod log;
@@ -60,6 +61,8 @@ enum Command {
     Audit(audit::Audit),
     Recover(recover::Recover),
     Simulate(simulate::Simulate),
+    #[command(name = "crash-test")]
+    CrashTest(crash_test::CrashTest),
 }
 
 /// Where a client finds its federation and key.
@@ -92,6 +95,7 @@ pub fn run() -> ExitCode {
             return ExitCode::from(3);
         }
     };
+    let could_not_tell = if matches!(arguments.command, Command::CrashTest(_)) { crash_test::COULD_NOT_TELL } else { 3 };
     let verdict = runtime.block_on(dispatch(arguments.command));
     // A read from a terminal may still be blocked; it must not keep the program alive.
     runtime.shutdown_timeout(std::time::Duration::from_millis(100));
@@ -100,7 +104,7 @@ pub fn run() -> ExitCode {
         Ok(false) => ExitCode::from(1),
         Err(Problem(message)) => {
             eprintln!("exofed: {message}");
-            ExitCode::from(3)
+            ExitCode::from(could_not_tell)
         }
     }
 }
@@ -118,6 +122,7 @@ async fn dispatch(command: Command) -> Verdict {
         Command::Audit(audit) => audit.run(),
         Command::Recover(recover) => recover.run(),
         Command::Simulate(simulate) => tokio::task::block_in_place(|| simulate.run()),
+        Command::CrashTest(test) => test.run().await,
     }
 }
 

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Verdict, print_line};
+use super::{Verdict, print_json, print_line};
 use crate::config::ReplicaFile;
+use crate::failpoint::{self, CrashAt};
 use crate::node::Node;
+use crate::process::Ready;
 
 /// Run one replica in the foreground.
 ///
@@ -21,6 +23,12 @@ pub(crate) struct Serve {
     /// Stop when standard input ends: for a parent that must not leave replicas behind.
     #[arg(long, hide = true)]
     until_stdin_ends: bool,
+    /// Print the line that says it is ready as one JSON document.
+    #[arg(long)]
+    json: bool,
+    /// Kill this process with SIGKILL when it passes a point for the COUNT-th time: for `exofed crash-test`, whose help says more.
+    #[arg(long, value_name = "POINT:COUNT", hide = true)]
+    crash_at: Option<CrashAt>,
 }
 
 impl Serve {
@@ -28,17 +36,24 @@ impl Serve {
         let config = ReplicaFile::load(&self.config)?;
         let peer = config.federation.peer(config.me).cloned();
         let peer = peer.map_or_else(String::new, |p| p.to_string());
+        if let Some(crash_at) = self.crash_at {
+            failpoint::arm(crash_at);
+        }
         let mut terminate = signal(SignalKind::terminate())?;
         let node = Node::start(config, None).await?;
         let report = node.report();
-        let (head, replayed, millis) = (report.log_head, report.replayed, report.millis);
         for damaged in &report.damaged {
             tracing::warn!("found damaged: {damaged}");
         }
         if let Some(reason) = &report.suspect {
             tracing::error!("suspect: this replica serves what it has and does not vote: {reason}");
         }
-        print_line(&format!("{peer} ready at {}: log head {head}, {replayed} records replayed, recovered in {millis} ms", node.local_addr()))?;
+        let ready = Ready { peer: peer.clone(), address: node.local_addr().to_string(), recovery: report.clone() };
+        if self.json {
+            print_json(&ready)?
+        } else {
+            print_line(&ready.line())?
+        }
         let failed = tokio::select! {
             reason = node.failed() => Some(reason),
             _ = terminate.recv() => None,

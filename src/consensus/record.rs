@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bincode::{Decode, Encode};
 
 use super::verify::CheckedBody;
-use crate::crypto::Signature;
+use crate::crypto::{PublicKey, Signature};
 use crate::types::{
     Body, CheckpointCertificate, CodecError, CommitCertificate, Federation, Header, NewView, PreparedCertificate, View, ViewChange, decode, encode,
 };
@@ -41,6 +41,8 @@ pub enum Record {
     NewView(Arc<NewView>),
     /// A checkpoint became stable.
     Stable(CheckpointCertificate),
+    /// Whose data this is, by consensus key. First of all records.
+    Owner(PublicKey),
     /// The replica started for the `run`-th time. Before its network opens.
     Started {
         /// 1 for the first start of a new replica.
@@ -83,6 +85,8 @@ pub mod kind {
     pub const STABLE: u8 = 19;
     /// `Record::Started`, in votes.
     pub const STARTED: u8 = 20;
+    /// `Record::Owner`, in votes.
+    pub const OWNER: u8 = 21;
 }
 
 /// Why a journal frame is no record.
@@ -144,6 +148,7 @@ impl Record {
             Self::ViewChange(change) => (kind::VIEW_CHANGE, encode(change)?),
             Self::NewView(new_view) => (kind::NEW_VIEW, encode(new_view)?),
             Self::Stable(certificate) => (kind::STABLE, encode(certificate)?),
+            Self::Owner(key) => (kind::OWNER, encode(key)?),
             Self::Started { run } => (kind::STARTED, encode(run)?),
         })
     }
@@ -168,6 +173,7 @@ impl Record {
             kind::VIEW_CHANGE => Self::ViewChange(Arc::new(decode(payload).map_err(codec)?)),
             kind::NEW_VIEW => Self::NewView(Arc::new(decode(payload).map_err(codec)?)),
             kind::STABLE => Self::Stable(decode(payload).map_err(codec)?),
+            kind::OWNER => Self::Owner(decode(payload).map_err(codec)?),
             kind::STARTED => Self::Started { run: decode(payload).map_err(codec)? },
             unknown => return Err(RecordError::UnknownKind(unknown)),
         })

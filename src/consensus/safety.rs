@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::crypto::{Digest, Signature, SigningKey};
+use crate::crypto::{Digest, PublicKey, Signature, SigningKey};
 use crate::types::{
     Checkpoint, Complaint, Federation, NewView, Phase, ReplicaIndex, SignedCheckpoint, SignedComplaint, SignedVote, Slot, View, ViewChange, Vote,
 };
@@ -58,6 +58,12 @@ impl Safety {
     #[must_use]
     pub fn new(federation: Arc<Federation>, me: ReplicaIndex, key: SigningKey, suspect: bool) -> Self {
         Self { federation, me, key, suspect, view: 0, changing: false, signed: BTreeMap::new() }
+    }
+
+    /// The key that it signs with.
+    #[must_use]
+    pub fn owner(&self) -> PublicKey {
+        self.key.public()
     }
 
     /// Notes that a statement was, or may have been, signed.

@@ -363,6 +363,7 @@ impl Replica {
             Record::ViewChange(change) => self.apply_view_change(change),
             Record::NewView(new_view) => self.apply_new_view(new_view),
             Record::Stable(certificate) => self.apply_stable(certificate),
+            Record::Owner(_) => {}
             Record::Started { run } => self.run = *run,
         }
     }
@@ -511,7 +512,7 @@ impl Replica {
     /// The records that stand for the whole voting state: what the voting part of the journal begins anew with.
     #[must_use]
     pub fn voting_snapshot(&self) -> Vec<Record> {
-        let mut records = vec![Record::Started { run: self.run }];
+        let mut records = vec![Record::Owner(self.safety.owner()), Record::Started { run: self.run }];
         records.extend(self.stable.clone().map(Record::Stable));
         records.extend(self.own_new_view.clone().map(Record::NewView));
         records.extend(self.own_view_change.clone().map(Record::ViewChange));

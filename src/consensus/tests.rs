@@ -532,6 +532,7 @@ fn what_is_recovered_is_what_was_live_after_every_rotation_of_the_voting_record(
     let kinds: Vec<&str> = snapshot
         .iter()
         .map(|r| match r {
+            Record::Owner(_) => "owner",
             Record::Started { .. } => "started",
             Record::NewView(_) => "new-view",
             Record::Prepared(_) => "prepared",
@@ -540,7 +541,7 @@ fn what_is_recovered_is_what_was_live_after_every_rotation_of_the_voting_record(
             _ => "other",
         })
         .collect();
-    assert_eq!(kinds, ["started", "new-view", "prepared"]);
+    assert_eq!(kinds, ["owner", "started", "new-view", "prepared"]);
     // The journal as a rotation leaves it: the snapshot in place of every voting record, before the segments' records.
     let live = cluster.nodes[2].core.as_ref().unwrap().status();
     let journal = &mut cluster.nodes[2].journal;

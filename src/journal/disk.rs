@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use super::error::{IoContext, JournalError, Operation};
 use super::page::PAGE;
+use crate::failpoint::{self, Point};
 
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -237,6 +238,7 @@ impl Root {
 /// Writes `bytes` at page `page` and makes them durable.
 pub(super) fn write_synced(file: &dyn DiskFile, path: &Path, bytes: &[u8], page: u32) -> Result<(), JournalError> {
     file.write(bytes, u64::from(page) * PAGE as u64).during(Operation::Write, path)?;
+    failpoint::hit(Point::JournalWritten);
     file.sync().during(Operation::Sync, path)
 }
 

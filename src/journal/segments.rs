@@ -12,6 +12,7 @@ use super::frame::{FORMAT_VERSION, FRAME_HEADER, Frame, HEADER_FRAME, Header, Lo
 use super::page::{GroupBuilder, PAYLOAD, PageFound, PagePlace};
 use super::report::JournalOptions;
 use super::scan::{Expectation, FrameScan, PageSource, Tail};
+use crate::failpoint::{self, Point};
 
 /// The directory of the segments within the journal's.
 pub(super) fn segments_dir(dir: &Path) -> PathBuf {
@@ -359,7 +360,9 @@ impl SegmentWriter {
             Some(file) => file,
             None => reserve(&*self.root.disk, &path.with_added_extension("tmp"), pages)?,
         };
+        failpoint::hit(Point::SegmentRoll);
         put_in_place(&self.root, &path)?;
+        failpoint::hit(Point::SegmentRolled);
         (self.number, self.path, self.pages) = (number, path, pages);
         (self.next_page, self.next_group) = (0, 1);
         self.begun += 1;
@@ -372,7 +375,9 @@ impl SegmentWriter {
         push_mark(&mut group, votes_synced);
         let count = group.pages_with(0) as u32;
         let bytes = group.seal(StreamKind::Segments, self.number, self.next_group, self.next_page);
+        failpoint::hit(Point::SegmentWrite);
         write_synced(&*self.file, &self.path, &bytes, self.next_page)?;
+        failpoint::hit(Point::SegmentSynced);
         self.next_page += count;
         self.next_group = self.next_group.checked_add(1).ok_or(JournalError::Exhausted { what: "group" })?;
         self.synced_lsn = self.last_lsn;

@@ -12,6 +12,7 @@ use super::frame::{FORMAT_VERSION, FRAME_HEADER, Frame, HEADER_FRAME, Header, MA
 use super::page::{GroupBuilder, PAGE, PAYLOAD, PageFound};
 use super::report::{JournalOptions, MAX_PAGES};
 use super::scan::{Expectation, FrameScan, LIVE_LOOKS, LIVE_PAUSE, PageSource, Tail};
+use crate::failpoint::{self, Point};
 
 /// The path of the file that holds `generation`.
 pub(super) fn votes_path(dir: &Path, generation: u64) -> PathBuf {
@@ -313,7 +314,9 @@ impl VotesWriter {
             self.pages = pages;
         }
         let bytes = group.seal(StreamKind::Votes, self.generation, self.next_group, self.next_page);
+        failpoint::hit(Point::VotesWrite);
         write_synced(&**file, &self.path, &bytes, self.next_page)?;
+        failpoint::hit(Point::VotesSynced);
         self.next_page += count as u32;
         self.next_group = self.next_group.checked_add(1).ok_or(JournalError::Exhausted { what: "group" })?;
         self.synced_lsn = self.last_lsn;
@@ -335,7 +338,9 @@ impl VotesWriter {
             zero_extend(&*file, &path, held, pages)?;
         }
         let bytes = snapshot_group(self.federation_id, generation, pages, self.last_lsn, snapshot);
+        failpoint::hit(Point::VotesRotate);
         write_synced(&*file, &path, &bytes, 0)?;
+        failpoint::hit(Point::VotesRotated);
         self.begin(generation, path, file, pages, bytes.len(), snapshot);
         Ok(bytes.len() as u64)
     }

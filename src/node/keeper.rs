@@ -4,6 +4,7 @@
 
 use crate::consensus::{Answer, Delivery, Ticket};
 use crate::crypto::Digest;
+use crate::failpoint::{self, Point};
 use crate::proof::{ProofError, ReceiptMaker};
 use crate::store::{AppendBatch, BodyLocator, Log, StoreError, ViewRecord};
 use crate::types::{Checkpoint, CheckpointCertificate, CommittedBatch, Evidence, Sequence, SubmitOutcome, TimestampMs, View, encode};
@@ -61,7 +62,10 @@ impl<L: Log> Keeper<L> {
     pub(crate) fn keep(&mut self, input: LogInput, at: TimestampMs) -> Result<Kept, KeeperError> {
         match input {
             LogInput::Append(delivery, place) => return self.append(*delivery, place),
-            LogInput::Stable(certificate) => self.log.put_checkpoint(&certificate)?,
+            LogInput::Stable(certificate) => {
+                failpoint::hit(Point::CheckpointStable);
+                self.log.put_checkpoint(&certificate)?;
+            }
             LogInput::View { view, reason } => self.log.put_view(view, &ViewRecord { at, reason: reason.to_owned() })?,
             LogInput::Evidence(evidence) => {
                 let digest = encode(&*evidence).map_or(Digest::ZERO, |bytes| crate::crypto::sha256(&bytes));
@@ -88,6 +92,7 @@ impl<L: Log> Keeper<L> {
         }
         if checkpoint {
             self.log.sync()?;
+            failpoint::hit(Point::Checkpoint);
             let (slot, sequence) = (header.slot, header.last_sequence());
             kept.durable = Some(Checkpoint { epoch: header.epoch, slot, sequence, digest: batch.certificate.digest, log_root: header.log_root });
         }

@@ -11,6 +11,7 @@ use super::outbox::Outbox;
 use super::pipeline::{Pipeline, PipelineError, PipelineInput, Released};
 use super::shared::Shared;
 use crate::consensus::Effect;
+use crate::failpoint::{self, Point};
 
 /// The pipeline and what follows it.
 pub(super) struct Writer {
@@ -61,12 +62,14 @@ impl Writer {
         if self.pipeline.wants_rotation() {
             self.rotate.store(true, Ordering::Release);
         }
+        failpoint::hit(Point::Effects);
         for released in released {
             match released {
                 Released::Effect(effect) => self.run_effect(effect),
                 Released::Log(input) => self.to_log(input),
             }
         }
+        failpoint::hit(Point::EffectsRun);
         Ok(())
     }
 

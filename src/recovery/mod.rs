@@ -13,16 +13,17 @@ pub use medium::{Medium, RealMedium};
 pub use report::RecoveryReport;
 pub use suspicion::Suspicion;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::consensus::{CheckedBody, CoreOptions, DuplicateTable, Record, RecordError, Replica, Suspicion as Suspect, Tip, batch_of_frame};
-use crate::crypto::{Digest, SigningKey};
+use crate::crypto::{Digest, PublicKey, SigningKey};
+use crate::failpoint::{self, Point};
 use crate::journal::{Disk, Frame, Journal, JournalError, JournalOptions, JournalReader, Locator, RealDisk, StreamKind};
 use crate::store::{AppendBatch, BodyLocator, Head, Log, LogReader, Store, StoreError, StoreOptions, StoredBatch, StoredBody};
-use crate::types::{Body, Checkpoint, CodecError, CommitCertificate, CommittedBatch, Federation, Header, ReplicaIndex, Slot};
+use crate::types::{Body, Checkpoint, CheckpointCertificate, CodecError, CommitCertificate, CommittedBatch, Federation, Header, ReplicaIndex, Slot};
 
 /// Why a replica does not start.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +59,16 @@ pub enum RecoveryError {
         path: PathBuf,
         /// Why.
         error: std::io::Error,
+    },
+    /// The data belongs to another replica: voting on it would forget this one's votes.
+    #[error("{} belongs to the replica with consensus key {found}, this one's is {expected}: were two replicas' disks or secrets exchanged?", .dir.display())]
+    OtherReplica {
+        /// The data directory.
+        dir: PathBuf,
+        /// This replica's key.
+        expected: PublicKey,
+        /// The key that the journal names.
+        found: PublicKey,
     },
     /// The journal certifies a batch that does not continue the log.
     #[error("the journal's batch at slot {slot} does not continue the log, though a quorum certified it")]
@@ -108,19 +119,19 @@ impl DataDir {
     ///
     /// # Errors
     /// [`RecoveryError::Journal`], among them that there is a journal already.
-    pub fn create(&self, federation: &Federation, options: &JournalOptions) -> Result<(), RecoveryError> {
-        self.create_on(RealDisk::shared(), federation, options)
+    pub fn create(&self, federation: &Federation, owner: PublicKey, options: &JournalOptions) -> Result<(), RecoveryError> {
+        self.create_on(RealDisk::shared(), federation, owner, options)
     }
 
     /// The same on another disk.
     ///
     /// # Errors
     /// As above.
-    pub fn create_on(&self, disk: Arc<dyn Disk>, federation: &Federation, options: &JournalOptions) -> Result<(), RecoveryError> {
+    pub fn create_on(&self, disk: Arc<dyn Disk>, federation: &Federation, owner: PublicKey, options: &JournalOptions) -> Result<(), RecoveryError> {
         let io = |error| RecoveryError::Journal { dir: self.journal(), error };
-        let (kind, payload) =
-            Record::Started { run: 0 }.to_frame().map_err(|error| RecoveryError::Record { lsn: 0, error: RecordError::Codec { kind: 0, error } })?;
-        Journal::create_on(disk, &self.journal(), federation.id().0.0, options, &[(kind, payload)]).map_err(io)
+        let codec = |error| RecoveryError::Record { lsn: 0, error: RecordError::Codec { kind: 0, error } };
+        let snapshot = [Record::Owner(owner), Record::Started { run: 0 }].iter().map(Record::to_frame).collect::<Result<Vec<_>, _>>().map_err(codec)?;
+        Journal::create_on(disk, &self.journal(), federation.id().0.0, options, &snapshot).map_err(io)
     }
 }
 
@@ -181,25 +192,39 @@ pub fn recover_on<M: Medium>(medium: &M, dir: &DataDir, inputs: Inputs) -> Resul
     let (mut journal, found) = Journal::open_on(medium.disk(), &dir.journal(), id.0.0, &journal_options).map_err(journal_error)?;
     let mut report = RecoveryReport::new(&found);
     let reader = journal.reader();
-    let stable = stable_slot(&federation, &reader)?;
-    let mut store = open_or_rebuild(medium, dir, stable, &mut report)?;
-    let replayed = replay_journal(&federation, &mut journal, &mut store, dir, stable, &mut report)?;
-    remember_suspicion(&Suspicion::new(medium.disk(), dir), &mut report)?;
+    // Before anything else is written: what is damaged now may not be read by a later start.
+    let note = Suspicion::new(medium.disk(), dir);
+    remember_suspicion(&note, &mut report)?;
+    let noted = stable_slot(&federation, &reader)?;
+    let mut store = open_or_rebuild(medium, dir, noted, &mut report)?;
+    failpoint::hit(Point::RecoveryOpened);
+    // A suspect replica's voting record stands still; the log keeps every stable checkpoint.
+    let kept = store.reader().stable().ok().flatten().filter(|c| c.checkpoint.slot > noted && c.verify(&federation).is_ok());
+    let replayed = replay_journal(&federation, &mut journal, &mut store, dir, (noted, kept), &mut report)?;
+    failpoint::hit(Point::RecoveryReplayed);
+    remember_suspicion(&note, &mut report)?;
     refill_index(&mut store, &reader, &mut report)?;
     let head = store.head();
     let votes_lost = report.suspect.is_some();
     let duplicates = duplicate_table(&federation, &store.reader(), &reader, &head, &mut report)?;
     let tip = Tip { slot: head.slot, sequence: head.sequence, digest: head.digest, timestamp: head.timestamp, frontier: head.frontier };
     let suspicion = Suspect { votes_lost: votes_lost.then_some(nonce), blind_until: report.blind_until };
+    let owner = key.public();
     let mut core = Replica::new(federation.clone(), me, key, core, tip, duplicates, suspicion);
     let mut run = 0;
     for record in &replayed.records {
+        if let Record::Owner(found) = record
+            && *found != owner
+        {
+            return Err(RecoveryError::OtherReplica { dir: dir.0.clone(), expected: owner, found: *found });
+        }
         if let Record::Started { run: before } = record {
             run = *before;
         }
         core.replay(record);
     }
     record_start(&mut journal, &mut core, run + 1, votes_lost).map_err(journal_error)?;
+    failpoint::hit(Point::RecoveryStarted);
     let durable = durable_checkpoints(&federation, dir, &mut store, core.place().stable)?;
     report.log_head = core.status().sequence;
     report.millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -230,6 +255,7 @@ fn durable_checkpoints(federation: &Federation, dir: &DataDir, store: &mut impl 
 /// may vote again only as a new member, under a new key.
 fn remember_suspicion(note: &Suspicion, report: &mut RecoveryReport) -> Result<(), RecoveryError> {
     match (note.read()?, &report.suspect) {
+        (Some(earlier), Some(known)) if known.ends_with(&earlier) => {}
         (Some(earlier), _) => report.suspect_because(format!("since an earlier start: {earlier}")),
         (None, Some(reason)) => note.note(reason)?,
         (None, None) => {}
@@ -301,10 +327,11 @@ fn replay_journal(
     journal: &mut Journal,
     store: &mut impl Log,
     dir: &DataDir,
-    stable: Slot,
+    (noted, kept): (Slot, Option<CheckpointCertificate>),
     report: &mut RecoveryReport,
 ) -> Result<Replayed, RecoveryError> {
-    let (mut records, mut snapshot) = (Vec::new(), Snapshot::default());
+    let (mut records, mut snapshot, mut held) = (Vec::new(), Snapshot::default(), BTreeSet::new());
+    let stable = kept.as_ref().map_or(noted, |c| c.checkpoint.slot);
     let mut pending: BTreeMap<(Slot, Digest), (Header, CheckedBody, Locator)> = BTreeMap::new();
     let base = stable.min(store.head().slot);
     let mut certified = base;
@@ -321,6 +348,7 @@ fn replay_journal(
         let record = record_of(federation, &frame)?;
         match (&record, frame.locator) {
             (Record::Proposal { header, body, .. } | Record::Body { header, body }, Some(place)) if header.slot > base => {
+                held.insert((header.slot, header.digest()));
                 pending.insert((header.slot, header.digest()), (header.clone(), body.clone(), place));
             }
             (Record::Committed(certificate), _) => {
@@ -334,14 +362,22 @@ fn replay_journal(
         } else if frame.stream == StreamKind::Votes || record.slot() > stable.min(store.head().slot) {
             records.push(record);
         }
+        if records.len() >= 8_192 {
+            // A long log is being rebuilt: most of it is of no more use, and what was rebuilt should not have to be again.
+            store.sync().map_err(|error| RecoveryError::Store { dir: dir.0.clone(), error })?;
+            let floor = stable.min(store.head().slot);
+            records.retain(|r: &Record| r.part() == crate::consensus::Part::Votes || r.slot() > floor);
+            held = held.split_off(&(floor + 1, Digest::ZERO));
+        }
     }
-    restore_certificates(journal, store, dir, certified)?;
+    restore_certificates(journal, store, dir, certified, &held, report)?;
     if let Some(reason) = &report.suspect {
         tracing::error!(%reason, "the replica is suspect: it serves, and does not vote");
     }
     // Records of slots that became stable while the journal was read are of no more use.
     let floor = stable.min(store.head().slot);
     records.retain(|r| r.part() == crate::consensus::Part::Votes || r.slot() > floor);
+    snapshot.records.extend(kept.map(Record::Stable));
     snapshot.records.extend(records);
     let records = snapshot.records;
     report.replayed += records.len() as u64;
@@ -372,11 +408,24 @@ impl Snapshot {
 
 /// A commit certificate is written lazily, so the log may hold some that the journal lost. The journal alone must hold all that an audit
 /// needs: they are written to it again.
-fn restore_certificates(journal: &mut Journal, store: &impl Log, dir: &DataDir, certified: Slot) -> Result<(), RecoveryError> {
+///
+/// A batch reaches the log only after its body was durable in the segments. A log that holds more than its journal therefore belongs to a later
+/// journal: an older copy was put in its place, and the votes since then are forgotten.
+fn restore_certificates(
+    journal: &mut Journal,
+    store: &impl Log,
+    dir: &DataDir,
+    certified: Slot,
+    held: &BTreeSet<(Slot, Digest)>,
+    report: &mut RecoveryReport,
+) -> Result<(), RecoveryError> {
     let store_error = |error| RecoveryError::Store { dir: dir.0.clone(), error };
     let journal_error = |error| RecoveryError::Journal { dir: dir.journal(), error };
     for slot in certified + 1..=store.head().slot {
         let Some(row) = store.reader().row_at_slot(slot).map_err(store_error)? else { continue };
+        if !held.contains(&(slot, row.certificate.digest)) {
+            report.suspect_because(format!("the log holds slot {slot} and the journal does not: an older journal was put in the place of its own"));
+        }
         if let Ok((kind, payload)) = Record::Committed(row.certificate).to_frame() {
             journal.append_segment(kind, slot, &payload).map_err(journal_error)?;
         }

@@ -1,11 +1,11 @@
 //! What a start found.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::journal::JournalReport;
 
 /// The report of one recovery.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct RecoveryReport {
     /// The log's last sequence number.
     pub log_head: u64,

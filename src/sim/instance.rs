@@ -10,7 +10,7 @@ use super::disk::{Image, Mounted, SimDisk};
 use super::log::{SimLog, SimMedium, SimStore};
 use super::plan::Plan;
 use crate::consensus::{CoreOptions, Place, Replica, Verifier};
-use crate::crypto::SigningKey;
+use crate::crypto::{PublicKey, SigningKey};
 use crate::journal::JournalOptions;
 use crate::node::Archive;
 use crate::node::keeper::{Keeper, LogInput};
@@ -60,6 +60,8 @@ pub(super) struct Instance {
     pub(super) skew: i64,
     pub(super) slow_ms: u64,
     pub(super) taint: Taint,
+    /// Its disk was tampered with once, and what was hit may come to light later.
+    pub(super) scarred: bool,
     pub(super) liars: Vec<Box<dyn Liar>>,
     /// Older copies of the whole disk.
     pub(super) copies: Vec<(Image, SimStore)>,
@@ -110,6 +112,7 @@ impl Instance {
             skew: 0,
             slow_ms: 0,
             taint: Taint::None,
+            scarred: false,
             liars: Vec::new(),
             copies: Vec::new(),
         }
@@ -121,7 +124,8 @@ impl Instance {
         if let Some(reason) = suspect {
             Suspicion::new(disk.clone(), &data_dir()).note(reason)?;
         }
-        data_dir().create_on(disk, &setup.federation, &setup.journal)
+        let owner = setup.keys.get(usize::from(self.member)).map_or(PublicKey([0; 32]), SigningKey::public);
+        data_dir().create_on(disk, &setup.federation, owner, &setup.journal)
     }
 
     /// Recovers from the disk.

@@ -35,6 +35,8 @@ struct State {
     index: BTreeMap<UpdateId, Vec<Sequence>>,
     indexed: Sequence,
     set_aside: u64,
+    stable: Option<CheckpointCertificate>,
+    synced_stable: Option<CheckpointCertificate>,
 }
 
 /// The log's medium: it outlives the replica.
@@ -48,6 +50,9 @@ impl SimStore {
         let extra = state.rows.len().saturating_sub(state.synced) as u64;
         let kept = state.synced + usize::try_from(rng.below(extra + 1)).unwrap_or(0);
         state.rows.truncate(kept);
+        if rng.chance(500) {
+            state.stable = state.synced_stable.clone();
+        }
         let end = state.rows.last().map_or(0, |row| row.end.sequence);
         state.indexed = state.indexed.min(end);
     }
@@ -128,6 +133,10 @@ impl LogReader for SimStore {
         if root_from_path(leaf, sequence.saturating_sub(1), size, &path) == Some(header.log_root) { Ok(path) } else { Err(damaged()) }
     }
 
+    fn stable(&self) -> Result<Option<CheckpointCertificate>, StoreError> {
+        Ok(self.0.lock().stable.clone())
+    }
+
     fn lookup(&self, id: &UpdateId) -> Vec<Sequence> {
         self.0.lock().index.get(id).map(|found| found.iter().rev().copied().collect()).unwrap_or_default()
     }
@@ -181,10 +190,13 @@ impl Log for SimLog {
         }
         let mut state = self.store.0.lock();
         state.synced = state.rows.len();
+        state.synced_stable = state.stable.clone();
         Ok(())
     }
 
-    fn put_checkpoint(&mut self, _: &CheckpointCertificate) -> Result<(), StoreError> {
+    fn put_checkpoint(&mut self, certificate: &CheckpointCertificate) -> Result<(), StoreError> {
+        self.operate(true, false)?;
+        self.store.0.lock().stable = Some(certificate.clone());
         Ok(())
     }
 

@@ -380,6 +380,8 @@ impl World {
         let remembers = self.checker.remembers(member, &live.core);
         let _ = self.checker.stands(member, place.stable, true);
         match taint {
+            // Damage that hit nothing of use at first: bytes of older generations, a row nobody read.
+            Taint::None if suspect && instance.scarred => instance.taint = Taint::Damaged,
             Taint::None if suspect => {
                 let detail = format!("replica {member} is suspect, and its disk was not tampered with: {:?}", report.suspect);
                 self.fail("20 damage is never seen where there is none", detail);
@@ -1097,6 +1099,7 @@ impl World {
             return None;
         }
         let instance = self.instances.get_mut(at)?;
+        instance.scarred = true;
         if instance.taint != Taint::Forever {
             instance.taint = taint;
         }

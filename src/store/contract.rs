@@ -82,6 +82,12 @@ pub trait LogReader: Clone + Send + Sync + 'static {
     /// The sequence numbers that an id may stand at, newest first; the batch decides.
     fn lookup(&self, id: &UpdateId) -> Vec<Sequence>;
 
+    /// The newest stable checkpoint kept.
+    ///
+    /// # Errors
+    /// As above.
+    fn stable(&self) -> Result<Option<CheckpointCertificate>, StoreError>;
+
     /// The last sequence number.
     fn head_sequence(&self) -> Sequence {
         self.head().sequence
@@ -195,6 +201,10 @@ impl LogReader for StoreReader {
 
     fn lookup(&self, id: &UpdateId) -> Vec<Sequence> {
         self.lookup(id)
+    }
+
+    fn stable(&self) -> Result<Option<CheckpointCertificate>, StoreError> {
+        self.stable()
     }
 
     fn head_sequence(&self) -> Sequence {

@@ -33,6 +33,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::crypto::Digest;
 use crate::crypto::merkle::Frontier;
+use crate::failpoint::{self, Point};
 use crate::types::{
     Body, BodyDigests, CheckpointCertificate, CommitCertificate, CommittedBatch, FederationId, Header, Leaf, Sequence, Slot, TimestampMs, UpdateId,
     View, decode, encode,
@@ -316,9 +317,12 @@ impl Store {
         let body = self.place(&append)?;
         let row = BatchRow { header: header.clone(), certificate: append.batch.certificate.clone(), body };
         let size = next.sequence - hashes.len() as u64;
+        failpoint::hit(Point::LogAppend);
         let written = self.tiles.append(size, &hashes).map_err(|e| StoreError::io(&self.dir, &e));
+        failpoint::hit(Point::LogMerkle);
         let written = written.and_then(|()| self.database.batches.put(&header.first_sequence.to_be_bytes(), &row));
         written.inspect_err(|error| self.poisoned = Some(error.to_string()))?;
+        failpoint::hit(Point::LogAppended);
         self.index.add(leaves.iter().map(|leaf| (&leaf.update_id, leaf.sequence)));
         *self.head.write() = next;
         Ok(hashes)
@@ -346,8 +350,10 @@ impl Store {
         let head = self.head();
         let synced = Synced { slot: head.slot, sequence: head.sequence, digest: head.digest };
         let io = |e: std::io::Error| StoreError::io(&self.dir, &e);
-        let result = self.tiles.sync().map_err(io);
+        failpoint::hit(Point::LogSync);
+        let result = self.tiles.sync().map_err(io).inspect(|()| failpoint::hit(Point::LogTilesSynced));
         let result = result.and_then(|()| self.database.sync(self.options.flush_timeout_ms));
+        failpoint::hit(Point::LogFlushed);
         let result = result.and_then(|()| write_synced(&self.dir, &synced));
         let result = result.and_then(|()| self.index.settle().map_err(io));
         result.inspect_err(|error| self.poisoned = Some(error.to_string()))
@@ -463,7 +469,9 @@ fn write_synced(log: &Path, synced: &Synced) -> Result<(), StoreError> {
     let io = |e: std::io::Error| StoreError::io(&building, &e);
     fs::write(&building, bytes).map_err(io)?;
     sync_file(&building)?;
+    failpoint::hit(Point::HeadRename);
     fs::rename(&building, &path).map_err(|e| StoreError::io(&path, &e))?;
+    failpoint::hit(Point::HeadRenamed);
     sync_file(log)
 }
 

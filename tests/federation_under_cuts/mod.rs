@@ -112,7 +112,7 @@ impl Life {
             fs::remove_dir_all(&data).unwrap();
             fs::create_dir(&data).unwrap();
             let config = ReplicaFile::load(&path).unwrap();
-            config.data.create(&federation, &config.journal).unwrap();
+            config.data.create(&federation, config.secret.consensus_key().public(), &config.journal).unwrap();
         }
         Self { stage, federation, acks: Vec::new(), recordings: 0, random: Random(seed) }
     }
