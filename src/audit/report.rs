@@ -42,6 +42,8 @@ pub struct AuditReport {
     pub findings: Vec<FirstBad>,
     /// How many there are.
     pub bad: u64,
+    /// Damaged places whose batches a repair wrote to the journal again: they are no longer part of the history.
+    pub made_good: Vec<String>,
     /// What was not checked, and why.
     pub not_checked: Vec<String>,
     /// The last slot verified.

@@ -77,6 +77,9 @@ fn show(report: &AuditReport) -> Result<(), super::Problem> {
     if report.bad > 20 {
         print_line(&format!("  and {} more", report.bad - 20))?;
     }
+    for damage in &report.made_good {
+        print_line(&format!("  made good: {damage}; its batches are in the journal again"))?;
+    }
     for what in &report.not_checked {
         print_line(&format!("  not checked: {what}"))?;
     }

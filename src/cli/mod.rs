@@ -4,6 +4,7 @@
 //! code is 0 only if what was asked is true.
 
 mod audit;
+mod backup;
 mod demo;
 mod init;
 mod log;
@@ -58,6 +59,8 @@ enum Command {
     Verify(proof::Verify),
     Audit(audit::Audit),
     Recover(recover::Recover),
+    Backup(backup::Backup),
+    Restore(backup::Restore),
 }
 
 /// Where a client finds its federation and key.
@@ -89,6 +92,8 @@ pub fn run() -> ExitCode {
         }
     };
     let verdict = runtime.block_on(dispatch(arguments.command));
+    // The farewells of closed connections leave on the runtime's threads; without them each counts against its key for the idle timeout.
+    std::thread::sleep(std::time::Duration::from_millis(5));
     // A read from a terminal may still be blocked; it must not keep the program alive.
     runtime.shutdown_timeout(std::time::Duration::from_millis(100));
     match verdict {
@@ -113,6 +118,8 @@ async fn dispatch(command: Command) -> Verdict {
         Command::Verify(verify) => verify.run(),
         Command::Audit(audit) => audit.run(),
         Command::Recover(recover) => recover.run(),
+        Command::Backup(backup) => backup.run(),
+        Command::Restore(restore) => restore.run(),
     }
 }
 

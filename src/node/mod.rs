@@ -10,6 +10,7 @@ mod handle;
 mod inbound;
 mod log;
 mod outbox;
+mod repair;
 mod service;
 mod shared;
 mod state_machine;
@@ -129,8 +130,31 @@ impl Node {
     pub async fn start(config: NodeConfig, state_machine: Option<Box<dyn StateMachine>>) -> Result<Self, FederationError> {
         let NodeConfig { federation, me, secret, data, listen, addresses, node, core, journal, store, net } = config;
         let started = Instant::now();
-        let inputs = Inputs { federation: federation.clone(), me, key: secret.consensus_key(), core, journal, store };
-        let recovered = tokio::task::spawn_blocking(move || recover(&data, inputs)).await.map_err(|e| FederationError::Stopped(e.to_string()))??;
+        let inputs = || Inputs { federation: federation.clone(), me, key: secret.consensus_key(), core: core.clone(), journal, store };
+        let mut recovered = recover_aside(&data, inputs()).await?;
+        if !recovered.report.missing.is_empty() {
+            let identity = NetIdentity { index: me, transport_key: secret.transport_key() };
+            let repair = repair::Repair {
+                federation: federation.clone(),
+                identity,
+                listen,
+                addresses: addresses.clone(),
+                net: net.clone(),
+                node: node.clone(),
+            };
+            recovered = match repair.run(recovered).await? {
+                // What was fetched counts from the beginning.
+                (recovered, Some(fetched)) => {
+                    let before = recovered.report.clone();
+                    drop(recovered);
+                    crate::recovery::repair::note_wanted(&data, &[])?;
+                    let mut again = recover_aside(&data, inputs()).await?;
+                    again.report.repairs_before(before, fetched);
+                    again
+                }
+                (recovered, None) => recovered,
+            };
+        }
         let Recovered { core, journal, store, places, report } = recovered;
         let shared = Arc::new(Shared::new(core.status(), store.head().sequence));
         let verifier = Arc::new(Verifier::new(federation.clone()));
@@ -230,6 +254,13 @@ impl Node {
             (None, _) => Err(FederationError::Stopped("a thread of the replica panicked".into())),
         }
     }
+}
+
+/// Recovers on a blocking thread.
+async fn recover_aside(data: &DataDir, inputs: Inputs) -> Result<Recovered, FederationError> {
+    let data = data.clone();
+    let recovered = tokio::task::spawn_blocking(move || recover(&data, inputs)).await;
+    Ok(recovered.map_err(|e| FederationError::Stopped(e.to_string()))??)
 }
 
 /// The threads that verify what peers send: one for votes, one for everything heavier.

@@ -5,6 +5,9 @@
 //! log. A damaged log is set aside and rebuilt from the journal; a damaged voting record, or a damaged tail of the segments, makes the replica
 //! suspect: it cannot prove that it remembers its votes. This module opens no socket and knows no timer.
 
+pub mod backup;
+mod gaps;
+pub mod repair;
 mod report;
 
 pub use report::RecoveryReport;
@@ -14,11 +17,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use rayon::prelude::*;
+
 use crate::consensus::{CheckedBody, CoreOptions, DuplicateTable, Record, RecordError, Replica, Tip, batch_of_frame};
 use crate::crypto::{Digest, SigningKey};
-use crate::journal::{Frame, Journal, JournalError, JournalOptions, JournalReader, Locator, StreamKind};
+use crate::journal::{Damage, Frame, Journal, JournalError, JournalOptions, JournalReader, Locator, StreamKind};
 use crate::store::{AppendBatch, BodyLocator, Head, Store, StoreError, StoreOptions, StoreReader, StoredBatch, StoredBody};
 use crate::types::{Body, CodecError, CommitCertificate, CommittedBatch, Federation, Header, ReplicaIndex, Slot};
+use gaps::Gaps;
 
 /// Why a replica does not start.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +60,14 @@ pub enum RecoveryError {
         path: PathBuf,
         /// Why.
         error: std::io::Error,
+    },
+    /// A body that was to be written again cannot be.
+    #[error("the body of slot {slot}: {problem}")]
+    Body {
+        /// Which.
+        slot: Slot,
+        /// What is wrong.
+        problem: BodyProblem,
     },
     /// The journal certifies a batch that does not continue the log.
     #[error("the journal's batch at slot {slot} does not continue the log, though a quorum certified it")]
@@ -92,6 +106,12 @@ impl DataDir {
     #[must_use]
     pub fn suspect(&self) -> PathBuf {
         self.0.join("suspect")
+    }
+
+    /// The note of slots whose bodies the next start is to fetch from peers.
+    #[must_use]
+    pub fn wanted(&self) -> PathBuf {
+        self.0.join("wanted")
     }
 
     /// The directory that holds `log/`.
@@ -149,18 +169,14 @@ pub struct Recovered {
 pub fn recover(dir: &DataDir, inputs: Inputs) -> Result<Recovered, RecoveryError> {
     let started = Instant::now();
     let Inputs { federation, me, key, core, journal: journal_options, store: store_options } = inputs;
-    let id = federation.id();
-    let journal_error = |error| RecoveryError::Journal { dir: dir.journal(), error };
-    let (mut journal, found) = Journal::open(&dir.journal(), id.0.0, &journal_options).map_err(journal_error)?;
-    let mut report = RecoveryReport::new(&found);
-    let reader = journal.reader();
-    let stable = stable_slot(&federation, &reader)?;
-    let mut store = open_or_rebuild(dir, &federation, &store_options, stable, &mut report)?;
-    let replayed = replay_journal(&federation, &mut journal, &mut store, dir, stable, &mut report)?;
-    remember_suspicion(dir, &mut report)?;
-    refill_index(&store, &reader, &mut report)?;
+    let open = |rebuilt| open_and_replay(dir, &federation, &journal_options, &store_options, rebuilt);
+    let opened = match open(None) {
+        // A damaged row that opening the log did not read: the journal has it, and all the others.
+        Err(RecoveryError::Store { error, .. }) if error.is_damage() => open(Some(set_aside(dir, &error)?)),
+        opened => opened,
+    };
+    let Opened { mut journal, store, replayed, duplicates, mut report } = opened?;
     let head = store.head();
-    let duplicates = duplicate_table(&federation, &store.reader(), &reader, &head, &mut report)?;
     let tip = Tip { slot: head.slot, sequence: head.sequence, digest: head.digest, timestamp: head.timestamp, frontier: head.frontier };
     let mut core = Replica::new(federation, me, key, core, tip, duplicates, report.suspect.is_some());
     let mut run = 0;
@@ -170,10 +186,42 @@ pub fn recover(dir: &DataDir, inputs: Inputs) -> Result<Recovered, RecoveryError
         }
         core.replay(record);
     }
+    let journal_error = |error| RecoveryError::Journal { dir: dir.journal(), error };
     record_start(&mut journal, &mut core, run + 1, report.suspect.is_some()).map_err(journal_error)?;
     report.log_head = core.status().sequence;
     report.millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok(Recovered { core, journal, store, places: replayed.places, report })
+}
+
+struct Opened {
+    journal: Journal,
+    store: Store,
+    replayed: Replayed,
+    duplicates: DuplicateTable,
+    report: RecoveryReport,
+}
+
+/// Everything but the core. `rebuilt` is what was found damaged in a log that was set aside.
+fn open_and_replay(
+    dir: &DataDir,
+    federation: &Federation,
+    journal_options: &JournalOptions,
+    store_options: &StoreOptions,
+    rebuilt: Option<String>,
+) -> Result<Opened, RecoveryError> {
+    let (mut journal, found) =
+        Journal::open(&dir.journal(), federation.id().0.0, journal_options).map_err(|error| RecoveryError::Journal { dir: dir.journal(), error })?;
+    let mut report = RecoveryReport::new(&found);
+    report.repaired.extend(rebuilt);
+    let reader = journal.reader();
+    let stable = stable_slot(federation, &reader)?;
+    let mut store = open_or_rebuild(dir, federation, store_options, stable, &mut report)?;
+    let replayed = replay_journal(federation, &mut journal, &mut store, dir, stable, &found.damage, &mut report)?;
+    remember_suspicion(dir, &mut report)?;
+    refill_index(&store, &reader, &mut report)?;
+    repair::recall_wanted(dir, &store.reader(), &reader, &mut report)?;
+    let duplicates = duplicate_table(federation, &store.reader(), &reader, &store.head(), &mut report)?;
+    Ok(Opened { journal, store, replayed, duplicates, report })
 }
 
 /// Once suspect, always suspect: later starts may no longer read the damaged place, and what was forgotten there stays forgotten. The replica
@@ -182,6 +230,7 @@ fn remember_suspicion(dir: &DataDir, report: &mut RecoveryReport) -> Result<(), 
     let path = dir.suspect();
     let failed = |error| RecoveryError::Suspicion { path: path.clone(), error };
     match (std::fs::read_to_string(&path), &report.suspect) {
+        (Ok(earlier), Some(reason)) if earlier.trim() == reason => {}
         (Ok(earlier), _) => report.suspect_because(format!("since an earlier start: {}", earlier.trim())),
         (Err(error), Some(reason)) if error.kind() == std::io::ErrorKind::NotFound => {
             let write = || {
@@ -243,17 +292,21 @@ fn open_or_rebuild(
         Ok((store, found)) => {
             report.cut += found.rows_cut;
             report.repaired.extend(found.repaired);
+            report.migrated.extend(found.migrated);
             return Ok(store);
         }
         Err(StoreError::Missing { .. }) if stable == 0 => {}
-        Err(error) if error.is_damage() => {
-            let aside = Store::set_aside(dir.store()).map_err(failed)?;
-            tracing::warn!(%error, aside = %aside.display(), "the log is damaged; it is set aside and rebuilt from the journal");
-            report.damaged.push(format!("log: {error}; set aside as {}", aside.display()));
-        }
+        Err(error) if error.is_damage() => report.repaired.push(set_aside(dir, &error)?),
         Err(error) => return Err(failed(error)),
     }
     Store::create(dir.store(), federation.id(), options).map_err(failed)
+}
+
+/// Sets a damaged log aside; says so.
+fn set_aside(dir: &DataDir, error: &StoreError) -> Result<String, RecoveryError> {
+    let aside = Store::set_aside(dir.store()).map_err(|error| RecoveryError::Store { dir: dir.0.clone(), error })?;
+    tracing::warn!(%error, aside = %aside.display(), "the log is damaged; it is set aside and rebuilt from the journal");
+    Ok(format!("the log, from the journal: {error}; set aside as {}", aside.display()))
 }
 
 struct Replayed {
@@ -268,9 +321,10 @@ fn replay_journal(
     store: &mut Store,
     dir: &DataDir,
     stable: Slot,
+    opening: &[Damage],
     report: &mut RecoveryReport,
 ) -> Result<Replayed, RecoveryError> {
-    let (mut records, mut snapshot) = (Vec::new(), Snapshot::default());
+    let (mut records, mut snapshot, mut gaps) = (Vec::new(), Snapshot::default(), Gaps::default());
     let mut pending: BTreeMap<(Slot, Digest), (Header, CheckedBody, Locator)> = BTreeMap::new();
     let base = stable.min(store.head().slot);
     let mut certified = base;
@@ -278,11 +332,12 @@ fn replay_journal(
         let frame = match frame {
             Ok(frame) => frame,
             Err(JournalError::Damage(damage)) => {
-                report.suspect_because(format!("the journal is damaged: {damage}"));
+                gaps.damaged(damage);
                 continue;
             }
             Err(error) => return Err(RecoveryError::Journal { dir: dir.journal(), error }),
         };
+        gaps.whole(&frame);
         report.journal_records += 1;
         let record = record_of(federation, &frame)?;
         match (&record, frame.locator) {
@@ -301,7 +356,13 @@ fn replay_journal(
             records.push(record);
         }
     }
-    restore_certificates(journal, store, dir, certified)?;
+    judge(&gaps, opening, stable.min(store.head().slot), report);
+    if gaps.any() {
+        let lacking = repair::lacking(&store.reader(), &journal.reader(), Some(base), |_| ())?;
+        repair::from_log(federation, journal, store, &lacking, report)?;
+    } else {
+        restore_certificates(journal, store, dir, certified)?;
+    }
     if let Some(reason) = &report.suspect {
         tracing::error!(%reason, "the replica is suspect: it serves, and does not vote");
     }
@@ -313,6 +374,14 @@ fn replay_journal(
     report.replayed += records.len() as u64;
     let places = pending.into_iter().map(|(key, (_, _, place))| (key, place)).collect();
     Ok(Replayed { records, places })
+}
+
+/// Damage in the segments makes the replica suspect only where a vote above the floor may be forgotten.
+fn judge(gaps: &Gaps, opening: &[Damage], floor: Slot, report: &mut RecoveryReport) {
+    let unmet = opening.iter().find(|damage| damage.stream == StreamKind::Segments && !gaps.met(damage));
+    if let Some(damage) = unmet.or_else(|| gaps.forgetful(floor)) {
+        report.suspect_because(format!("the journal is damaged: {damage}"));
+    }
 }
 
 /// What the voting record begins with: the voting state at its last rotation. It comes first, whatever its record numbers: proposals of the
@@ -372,8 +441,10 @@ fn append_committed(
             Err(error) if error.is_order() => return Err(RecoveryError::Fork { slot: certificate.slot }),
             Err(error) => return Err(RecoveryError::Store { dir: dir.0.clone(), error }),
         }
-        if report.appended > 0 && report.appended.is_multiple_of(10_000) {
+        if report.appended > 0 && report.appended.is_multiple_of(4_096) {
             tracing::info!(slot = certificate.slot, appended = report.appended, "replaying the journal");
+            // Whoever interrupts a rebuild finds it here again.
+            store.sync().map_err(|error| RecoveryError::Store { dir: dir.0.clone(), error })?;
         }
     }
     // Bodies at or below the head lie in the log now; keep those still in progress.
@@ -411,14 +482,12 @@ fn refill_index(store: &Store, reader: &JournalReader, report: &mut RecoveryRepo
     let failed = |error| RecoveryError::Store { dir: PathBuf::from("log"), error };
     for row in store.reader().rows_from_sequence(*gap.start()) {
         let row = row.map_err(failed)?;
-        if row.header.first_sequence > *gap.end() {
-            break;
-        }
         let body = match body_of(reader, &row) {
             Ok(body) => body,
+            // The index takes what continues it only: it ends here until the body is there again.
             Err(problem) => {
-                report.damaged.push(format!("the lookup index ends before slot {}: its body: {problem}", row.header.slot));
-                return Ok(());
+                report.lacks_body(row.header.slot, &problem);
+                continue;
             }
         };
         let ids = body.submissions.iter().flat_map(|s| s.ids().cloned()).zip(row.header.first_sequence..);
@@ -439,6 +508,7 @@ fn duplicate_table(
     let parameters = federation.parameters();
     let mut table = DuplicateTable::new(parameters.max_lifetime_ms, parameters.max_live_ids);
     let oldest = head.timestamp.saturating_sub(DuplicateTable::horizon_ms(parameters.max_lifetime_ms));
+    const AT_A_TIME: usize = 64;
     let mut recent = Vec::new();
     for row in rows.rows_backwards() {
         let row = row.map_err(|error| RecoveryError::Store { dir: PathBuf::from("log"), error })?;
@@ -447,20 +517,38 @@ fn duplicate_table(
         }
         recent.push(row);
     }
-    for row in recent.into_iter().rev() {
-        let body = body_of(reader, &row);
-        let checked = body.map(|body| CheckedBody::compute(federation, body, row.header.first_sequence));
-        let whole = checked.and_then(|c| if c.digests.body == row.header.body_digest { Ok(c) } else { Err(BodyProblem::Other) });
-        let checked = match whole {
-            Ok(checked) => checked,
-            Err(problem) => {
-                let damage = format!("the body of slot {}, needed to tell duplicates: {problem}", row.header.slot);
-                report.suspect_because(format!("{damage}; start again once {} ms have passed in the log", federation.parameters().max_lifetime_ms));
-                report.damaged.push(damage);
-                continue;
-            }
-        };
-        table.commit(&checked, row.header.first_sequence, row.header.timestamp);
+    // Hashed side by side, taken in order.
+    let whole = |row: &StoredBatch| -> Result<CheckedBody, BodyProblem> {
+        let checked = CheckedBody::compute(federation, body_of(reader, row)?, row.header.first_sequence);
+        if checked.digests.body == row.header.body_digest { Ok(checked) } else { Err(BodyProblem::Other) }
+    };
+    recent.reverse();
+    for rows in recent.chunks(AT_A_TIME) {
+        let checked: Vec<_> = rows.par_iter().map(whole).collect();
+        for (row, checked) in rows.iter().zip(checked) {
+            take_committed(&mut table, row, checked, parameters.max_lifetime_ms, report);
+        }
     }
     Ok(table)
+}
+
+/// Notes one batch in the duplicate table.
+fn take_committed(
+    table: &mut DuplicateTable,
+    row: &StoredBatch,
+    checked: Result<CheckedBody, BodyProblem>,
+    max_lifetime_ms: u64,
+    report: &mut RecoveryReport,
+) {
+    let slot = row.header.slot;
+    match checked {
+        Ok(checked) => table.commit(&checked, row.header.first_sequence, row.header.timestamp),
+        Err(problem) => {
+            report.lacks_body(slot, &problem);
+            report.suspect_because(format!(
+                "the body of slot {slot}, needed to tell duplicates: {problem}; start again once a peer can be reached, \
+                 or {max_lifetime_ms} ms have passed in the log"
+            ));
+        }
+    }
 }
