@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use history::{History, Shape};
 use serde_json::Value;
-use stage::{EXOFED, Stage, documents, exofed, files_of, stderr};
+use stage::{EXOFED, Stage, copy_tree, documents, exofed, files_of, stderr};
 
 const SMALL: Shape = Shape { updates_per_batch: 4, data_bytes: 256, batch_ms: 30_000, segment_bytes: 64 << 10 };
 
@@ -159,6 +159,44 @@ fn a_backup_of_a_running_replica_comes_back_suspect_and_so_does_a_new_disk() {
     let twice = exofed(&["recover", &replica, "--new-disk"]);
     assert!(twice.status.code() == Some(3) && stderr(&twice).contains("nothing is overwritten"), "{}", stderr(&twice));
     stage.stop();
+}
+
+#[test]
+fn restarts_beside_damage_do_not_fill_the_disk() {
+    let stage = Stage::init();
+    History::write(&stage, 0, 2_000, SMALL);
+    assert_eq!(recover(&stage).0, Some(0));
+    let segments = || files_of(&stage.path("replica-0/data/journal/segments"));
+    let newest = segments().into_iter().rfind(|path| fs::read(path).unwrap()[0] != 0).unwrap();
+    fs::OpenOptions::new().write(true).open(newest).unwrap().write_all_at(&[9; 64], 200).unwrap();
+    let count = segments().len();
+    for _ in 0..4 {
+        let (code, report) = recover(&stage);
+        assert!(code == Some(1) && report["suspect"].is_string(), "{report}");
+    }
+    assert!(segments().len() <= count + 2, "one is begun behind the damaged one, and one ahead: {:?}", segments());
+}
+
+#[test]
+fn a_journal_older_than_the_log_is_noticed() {
+    let mut stage = Stage::init();
+    stage.start();
+    assert!(stage.submit(lines(0, 100).as_bytes()).status.success());
+    stage.settle(100);
+    stage.stop();
+    let (journal, older) = (stage.path("replica-0/data/journal"), stage.path("older"));
+    copy_tree(&journal, &older);
+    stage.start();
+    assert!(stage.submit(lines(100, 100).as_bytes()).status.success());
+    stage.settle(200);
+    stage.stop();
+    fs::remove_dir_all(&journal).unwrap();
+    copy_tree(&older, &journal);
+    for round in 1..=2 {
+        let (code, report) = recover(&stage);
+        let reason = report["suspect"].as_str().unwrap_or_default();
+        assert!(code == Some(1) && reason.contains("the journal is older than the log"), "round {round}: {report}");
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use rayon::prelude::*;
 
@@ -31,6 +32,7 @@ const CHUNK: usize = 256;
 /// # Errors
 /// Only if there is no journal to audit; everything else is in the report.
 pub fn audit(data: &Path, federation: &Federation, progress: impl FnMut(u64)) -> Result<AuditReport, FederationError> {
+    let began = Instant::now();
     let journal = data.join("journal");
     let options = JournalOptions::default();
     let reader = JournalReader::open(&journal, Some(federation.id().0.0), &options)?;
@@ -53,6 +55,7 @@ pub fn audit(data: &Path, federation: &Federation, progress: impl FnMut(u64)) ->
     auditor.judge_files(damage);
     auditor.finish();
     auditor.report.conclude();
+    auditor.report.entries_per_second = (auditor.report.entries as f64 / began.elapsed().as_secs_f64().max(1e-9)) as u64;
     Ok(auditor.report)
 }
 

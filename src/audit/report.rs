@@ -32,6 +32,8 @@ pub struct AuditReport {
     pub clean: bool,
     /// Updates checked.
     pub entries: u64,
+    /// How many of them a second, everything included.
+    pub entries_per_second: u64,
     /// Batches checked.
     pub batches: u64,
     /// Signatures checked: authors' and replicas'.

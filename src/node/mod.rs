@@ -131,30 +131,15 @@ impl Node {
         let NodeConfig { federation, me, secret, data, listen, addresses, node, core, journal, store, net } = config;
         let started = Instant::now();
         let inputs = || Inputs { federation: federation.clone(), me, key: secret.consensus_key(), core: core.clone(), journal, store };
-        let mut recovered = recover_aside(&data, inputs()).await?;
-        if !recovered.report.missing.is_empty() {
-            let identity = NetIdentity { index: me, transport_key: secret.transport_key() };
-            let repair = repair::Repair {
-                federation: federation.clone(),
-                identity,
-                listen,
-                addresses: addresses.clone(),
-                net: net.clone(),
-                node: node.clone(),
-            };
-            recovered = match repair.run(recovered).await? {
-                // What was fetched counts from the beginning.
-                (recovered, Some(fetched)) => {
-                    let before = recovered.report.clone();
-                    drop(recovered);
-                    crate::recovery::repair::note_wanted(&data, &[])?;
-                    let mut again = recover_aside(&data, inputs()).await?;
-                    again.report.repairs_before(before, fetched);
-                    again
-                }
-                (recovered, None) => recovered,
-            };
-        }
+        let repair = || repair::Repair {
+            federation: federation.clone(),
+            identity: NetIdentity { index: me, transport_key: secret.transport_key() },
+            listen,
+            addresses: addresses.clone(),
+            net: net.clone(),
+            node: node.clone(),
+        };
+        let recovered = recover_whole(&data, inputs, repair).await?;
         let Recovered { core, journal, store, places, report } = recovered;
         let shared = Arc::new(Shared::new(core.status(), store.head().sequence));
         let verifier = Arc::new(Verifier::new(federation.clone()));
@@ -254,6 +239,22 @@ impl Node {
             (None, _) => Err(FederationError::Stopped("a thread of the replica panicked".into())),
         }
     }
+}
+
+/// Recovers; if bodies are missing, has them fetched first and begins again with what came.
+async fn recover_whole(data: &DataDir, inputs: impl Fn() -> Inputs, repair: impl FnOnce() -> repair::Repair) -> Result<Recovered, FederationError> {
+    let recovered = recover_aside(data, inputs()).await?;
+    if recovered.report.missing.is_empty() {
+        return Ok(recovered);
+    }
+    let (recovered, fetched) = repair().run(recovered).await?;
+    let Some(fetched) = fetched else { return Ok(recovered) };
+    let before = recovered.report.clone();
+    drop(recovered);
+    let mut again = recover_aside(data, inputs()).await?;
+    crate::recovery::repair::note_wanted(data, &again.report.missing)?;
+    again.report.repairs_before(before, fetched);
+    Ok(again)
 }
 
 /// Recovers on a blocking thread.

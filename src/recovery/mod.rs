@@ -12,7 +12,7 @@ mod report;
 
 pub use report::RecoveryReport;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -324,7 +324,7 @@ fn replay_journal(
     opening: &[Damage],
     report: &mut RecoveryReport,
 ) -> Result<Replayed, RecoveryError> {
-    let (mut records, mut snapshot, mut gaps) = (Vec::new(), Snapshot::default(), Gaps::default());
+    let (mut records, mut snapshot, mut gaps, mut held) = (Vec::new(), Snapshot::default(), Gaps::default(), BTreeSet::new());
     let mut pending: BTreeMap<(Slot, Digest), (Header, CheckedBody, Locator)> = BTreeMap::new();
     let base = stable.min(store.head().slot);
     let mut certified = base;
@@ -342,6 +342,7 @@ fn replay_journal(
         let record = record_of(federation, &frame)?;
         match (&record, frame.locator) {
             (Record::Proposal { header, body, .. } | Record::Body { header, body }, Some(place)) if header.slot > base => {
+                held.insert((header.slot, header.digest()));
                 pending.insert((header.slot, header.digest()), (header.clone(), body.clone(), place));
             }
             (Record::Committed(certificate), _) => {
@@ -362,6 +363,11 @@ fn replay_journal(
         repair::from_log(federation, journal, store, &lacking, report)?;
     } else {
         restore_certificates(journal, store, dir, certified)?;
+        let lacking = never_held(store, dir, certified, &held)?;
+        if let Some(slot) = lacking.first() {
+            report.suspect_because(format!("the journal is older than the log: it never held slot {slot}, which the log does"));
+            repair::from_log(federation, journal, store, &lacking, report)?;
+        }
     }
     if let Some(reason) = &report.suspect {
         tracing::error!(%reason, "the replica is suspect: it serves, and does not vote");
@@ -417,6 +423,19 @@ fn restore_certificates(journal: &mut Journal, store: &Store, dir: &DataDir, cer
         }
     }
     journal.sync().map_err(journal_error)
+}
+
+/// The slots beyond the journal's last certificate that the log holds and the journal never did. A body is durable in the journal before the
+/// log gets its row, so there are some only if an older journal was put back.
+fn never_held(store: &Store, dir: &DataDir, certified: Slot, held: &BTreeSet<(Slot, Digest)>) -> Result<Vec<Slot>, RecoveryError> {
+    let mut slots = Vec::new();
+    for slot in certified + 1..=store.head().slot {
+        let row = store.reader().row_at_slot(slot).map_err(|error| RecoveryError::Store { dir: dir.0.clone(), error })?;
+        if row.is_some_and(|row| !held.contains(&(slot, row.header.digest()))) {
+            slots.push(slot);
+        }
+    }
+    Ok(slots)
 }
 
 /// Appends a batch that the journal says is committed, if the log lacks it. The certificate is checked: the log takes nothing on trust.

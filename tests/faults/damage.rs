@@ -203,7 +203,7 @@ impl Victim {
         match below.to_str().unwrap() {
             "secret.key" => self.strangers.path("replica-3/secret.key"),
             "replica.toml" => self.strangers.path("replica-2/replica.toml"),
-            name if name.starts_with("data/log/index") => path.to_path_buf(),
+            name if name.starts_with("data/log/index") => files_of(&self.older.join("replica-3/data/log/index")).swap_remove(0),
             name if name.ends_with(".seg") && !self.older.join("replica-3").join(name).exists() => segment(&self.older.join("replica-3/data"), 1),
             name => self.older.join("replica-3").join(name),
         }
