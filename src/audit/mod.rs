@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use rayon::prelude::*;
 
@@ -18,7 +19,7 @@ use crate::config::{ReplicaFile, read_toml};
 use crate::consensus::{Record, batch_of_frame, kind};
 use crate::crypto::Digest;
 use crate::error::FederationError;
-use crate::journal::{JournalError, JournalOptions, JournalReader};
+use crate::journal::{Damage, JournalError, JournalOptions, JournalReader};
 use crate::proof::chain::{AuthorSignatures, ChainVerifier, CheckedBatch, check_batch};
 use crate::store::{Store, StoreError, StoreOptions, StoreReader, StoredBody};
 use crate::types::{Body, CommitCertificate, CommittedBatch, Federation, Header, Slot, decode};
@@ -31,16 +32,30 @@ const CHUNK: usize = 256;
 /// # Errors
 /// Only if there is no journal to audit; everything else is in the report.
 pub fn audit(data: &Path, federation: &Federation, progress: impl FnMut(u64)) -> Result<AuditReport, FederationError> {
+    let began = Instant::now();
     let journal = data.join("journal");
     let options = JournalOptions::default();
     let reader = JournalReader::open(&journal, Some(federation.id().0.0), &options)?;
-    let mut auditor =
-        Auditor { federation, chain: ChainVerifier::genesis(), report: AuditReport::default(), log: None, progress, log_missing: false, _copy: None };
+    let mut auditor = Auditor {
+        federation,
+        chain: ChainVerifier::genesis(),
+        report: AuditReport::default(),
+        log: None,
+        progress,
+        log_missing: false,
+        backup: data.join("backup").exists(),
+        given_back: BTreeMap::new(),
+        made_good: Vec::new(),
+        _copy: None,
+    };
     auditor.open_log(data, &journal);
-    auditor.check_files(&reader)?;
+    let damage = reader.check()?.damage;
+    auditor.given_back = given_back(&reader);
     auditor.walk(&reader);
+    auditor.judge_files(damage);
     auditor.finish();
     auditor.report.conclude();
+    auditor.report.entries_per_second = (auditor.report.entries as f64 / began.elapsed().as_secs_f64().max(1e-9)) as u64;
     Ok(auditor.report)
 }
 
@@ -56,6 +71,11 @@ struct Auditor<'a, P> {
     log: Option<StoreReader>,
     progress: P,
     log_missing: bool,
+    backup: bool,
+    /// What a repair wrote to the journal again, behind everything that was there.
+    given_back: BTreeMap<Slot, CommittedBatch>,
+    /// Damage that took nothing but what was given back.
+    made_good: Vec<Damage>,
     _copy: Option<(tempfile::TempDir, Store)>,
 }
 
@@ -72,9 +92,8 @@ impl<P: FnMut(u64)> Auditor<'_, P> {
                     let rows = found.rows_cut;
                     self.report.not_checked.push(format!("{rows} rows of the log behind its last sync: a start cuts and replays them"));
                 }
-                for run in store.reader().damaged_index_runs() {
-                    let name = run.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-                    self.report.bad(0, 0, "index", "a whole index run", &format!("a damaged one: {name}"));
+                for repaired in found.repaired {
+                    self.report.bad(0, 0, "log", "whole files", &format!("what a start would repair: {repaired}"));
                 }
                 self.log = Some(store.reader());
                 self._copy = Some((copy, store));
@@ -84,24 +103,29 @@ impl<P: FnMut(u64)> Auditor<'_, P> {
         }
     }
 
-    /// Every page of every journal file.
-    fn check_files(&mut self, reader: &JournalReader) -> Result<(), FederationError> {
-        for damage in reader.check()?.damage {
-            self.report.bad(0, 0, "journal", "whole pages", &damage.to_string());
+    /// Every page of every journal file. Damage whose batches were all given back took nothing from the history.
+    fn judge_files(&mut self, damage: Vec<Damage>) {
+        for damage in damage {
+            if self.made_good.contains(&damage) {
+                self.report.made_good.push(damage.to_string());
+            } else {
+                self.report.bad(0, 0, "journal", "whole pages", &damage.to_string());
+            }
         }
-        Ok(())
     }
 
     /// The whole history, in chunks: what a batch says by itself is checked on all cores, the chain in order.
     fn walk(&mut self, reader: &JournalReader) {
         let mut bodies: BTreeMap<(Slot, Digest), (Header, Arc<Body>)> = BTreeMap::new();
         let mut chunk: Vec<CommittedBatch> = Vec::with_capacity(CHUNK);
-        let mut next = 1;
+        let (mut next, mut damaged) = (1, Vec::new());
         for frame in reader.segments_from(None) {
             let frame = match frame {
                 Ok(frame) => frame,
-                // Damaged pages are in the report already.
-                Err(JournalError::Damage(_)) => continue,
+                Err(JournalError::Damage(damage)) => {
+                    damaged.push(damage);
+                    continue;
+                }
                 Err(error) => {
                     self.report.bad(0, 0, "journal", "a readable journal", &error.to_string());
                     break;
@@ -123,15 +147,29 @@ impl<P: FnMut(u64)> Auditor<'_, P> {
             if certificate.slot < next {
                 continue;
             }
+            let again = self.given_back.len();
+            while certificate.slot > next
+                && let Some(batch) = self.given_back.remove(&next)
+            {
+                chunk.push(batch);
+                next += 1;
+            }
             if certificate.slot > next {
                 let found = format!("the certificate of slot {}", certificate.slot);
                 self.report.bad(next, self.chain.sequence() + 1, "gap", &format!("the certificate of slot {next}"), &found);
             }
             match bodies.get(&(certificate.slot, certificate.digest)).cloned() {
                 Some((header, body)) => chunk.push(CommittedBatch { header, body, certificate: certificate.clone() }),
-                None => self.report.bad(certificate.slot, 0, "body", "the batch that was committed", "none in the journal"),
+                None => match self.given_back.remove(&certificate.slot) {
+                    Some(batch) => chunk.push(batch),
+                    None => self.report.bad(certificate.slot, 0, "body", "the batch that was committed", "none in the journal"),
+                },
             }
             next = certificate.slot + 1;
+            if self.given_back.len() < again {
+                self.made_good.append(&mut damaged);
+            }
+            damaged.clear();
             bodies = bodies.split_off(&(next, Digest::ZERO));
             if chunk.len() >= CHUNK {
                 self.check(&mut chunk);
@@ -230,7 +268,9 @@ impl<P: FnMut(u64)> Auditor<'_, P> {
         self.report.head = self.chain.sequence();
         self.report.slot = self.chain.slot();
         self.report.log_root = self.chain.frontier().root();
-        if self.log_missing && self.report.batches == 0 {
+        if self.log_missing && self.backup {
+            self.report.not_checked.push("the sled log: a backup holds none".to_owned());
+        } else if self.log_missing && self.report.batches == 0 {
             self.report.not_checked.push("the sled log: this replica never ran".to_owned());
         } else if self.log_missing {
             self.report.bad(0, 0, "log", "a log beside the journal", "none; a start rebuilds it from the journal");
@@ -244,6 +284,28 @@ impl<P: FnMut(u64)> Auditor<'_, P> {
             self.report.check_tiles(log);
         }
     }
+}
+
+/// The batches of which body and certificate stand behind the certificate of a later slot: a repair wrote them again.
+fn given_back(reader: &JournalReader) -> BTreeMap<Slot, CommittedBatch> {
+    let (mut batches, mut bodies, mut highest) = (BTreeMap::new(), BTreeMap::new(), 0);
+    for frame in reader.segments_from(None).flatten() {
+        let late = frame.tag < highest;
+        if frame.kind == kind::BODY && late {
+            if let Ok((header, body)) = batch_of_frame(&frame.payload) {
+                bodies.insert((header.slot, header.digest()), (header, body));
+            }
+        } else if frame.kind == kind::COMMITTED {
+            highest = highest.max(frame.tag);
+            let certificate = decode::<CommitCertificate>(&frame.payload).ok().filter(|_| late);
+            if let Some(certificate) = certificate
+                && let Some((header, body)) = bodies.remove(&(certificate.slot, certificate.digest))
+            {
+                batches.insert(certificate.slot, CommittedBatch { header, body, certificate });
+            }
+        }
+    }
+    batches
 }
 
 /// The data directory of a replica: the one that its configuration names, `data` below the directory given, or that directory itself.

@@ -32,6 +32,8 @@ pub struct AuditReport {
     pub clean: bool,
     /// Updates checked.
     pub entries: u64,
+    /// How many of them a second, everything included.
+    pub entries_per_second: u64,
     /// Batches checked.
     pub batches: u64,
     /// Signatures checked: authors' and replicas'.
@@ -42,6 +44,8 @@ pub struct AuditReport {
     pub findings: Vec<FirstBad>,
     /// How many there are.
     pub bad: u64,
+    /// Damaged places whose batches a repair wrote to the journal again: they are no longer part of the history.
+    pub made_good: Vec<String>,
     /// What was not checked, and why.
     pub not_checked: Vec<String>,
     /// The last slot verified.

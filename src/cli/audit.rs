@@ -69,13 +69,17 @@ impl Audit {
 
 fn show(report: &AuditReport) -> Result<(), super::Problem> {
     let verdict = if report.clean { "clean" } else { "NOT clean" };
-    print_line(&format!("{verdict}: {} entries in {} batches, {} signatures checked", report.entries, report.batches, report.signatures))?;
+    let (entries, batches, signatures, rate) = (report.entries, report.batches, report.signatures, report.entries_per_second);
+    print_line(&format!("{verdict}: {entries} entries in {batches} batches, {signatures} signatures checked, {rate} entries a second"))?;
     print_line(&format!("log root {} at sequence {}", report.log_root, report.head))?;
     for bad in report.findings.iter().take(20) {
         print_line(&format!("  slot {} sequence {}: {}: expected {}, found {}", bad.slot, bad.sequence, bad.rule, bad.expected, bad.found))?;
     }
     if report.bad > 20 {
         print_line(&format!("  and {} more", report.bad - 20))?;
+    }
+    for damage in &report.made_good {
+        print_line(&format!("  made good: {damage}; its batches are in the journal again"))?;
     }
     for what in &report.not_checked {
         print_line(&format!("  not checked: {what}"))?;

@@ -4,6 +4,7 @@
 //! code is 0 only if what was asked is true.
 
 mod audit;
+mod backup;
 mod crash_test;
 mod demo;
 mod init;
@@ -63,6 +64,8 @@ enum Command {
     Simulate(simulate::Simulate),
     #[command(name = "crash-test")]
     CrashTest(crash_test::CrashTest),
+    Backup(backup::Backup),
+    Restore(backup::Restore),
 }
 
 /// Where a client finds its federation and key.
@@ -97,6 +100,8 @@ pub fn run() -> ExitCode {
     };
     let could_not_tell = if matches!(arguments.command, Command::CrashTest(_)) { crash_test::COULD_NOT_TELL } else { 3 };
     let verdict = runtime.block_on(dispatch(arguments.command));
+    // The farewells of closed connections leave on the runtime's threads; without them each counts against its key for the idle timeout.
+    std::thread::sleep(std::time::Duration::from_millis(5));
     // A read from a terminal may still be blocked; it must not keep the program alive.
     runtime.shutdown_timeout(std::time::Duration::from_millis(100));
     match verdict {
@@ -123,6 +128,8 @@ async fn dispatch(command: Command) -> Verdict {
         Command::Recover(recover) => recover.run(),
         Command::Simulate(simulate) => tokio::task::block_in_place(|| simulate.run()),
         Command::CrashTest(test) => test.run().await,
+        Command::Backup(backup) => backup.run(),
+        Command::Restore(restore) => restore.run(),
     }
 }
 

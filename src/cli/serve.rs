@@ -5,11 +5,15 @@ use std::path::PathBuf;
 use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Verdict, print_json, print_line};
-use crate::config::ReplicaFile;
+use super::{Problem, Verdict, print_json, print_line};
+use crate::config::{ReplicaFile, read_toml};
+use crate::error::FederationError;
 use crate::failpoint::{self, CrashAt};
+use crate::journal::JournalError;
 use crate::node::Node;
 use crate::process::Ready;
+use crate::recovery::RecoveryError;
+use crate::store::StoreError;
 
 /// Run one replica in the foreground.
 ///
@@ -40,11 +44,13 @@ impl Serve {
             failpoint::arm(crash_at);
         }
         let mut terminate = signal(SignalKind::terminate())?;
-        let node = Node::start(config, None).await?;
+        let node = Node::start(config, None).await.map_err(|error| self.refused(&error))?;
         let report = node.report();
-        for damaged in &report.damaged {
-            tracing::warn!("found damaged: {damaged}");
+        if report.cut > 0 {
+            tracing::info!("cut: {} pages and rows of a write that was never acknowledged", report.cut);
         }
+        report.damaged.iter().for_each(|damaged| tracing::warn!("found damaged: {damaged}"));
+        report.repaired.iter().for_each(|repaired| tracing::warn!("repaired: {repaired}"));
         if let Some(reason) = &report.suspect {
             tracing::error!("suspect: this replica serves what it has and does not vote: {reason}");
         }
@@ -65,6 +71,27 @@ impl Serve {
         }
         node.stop().await?;
         Ok(failed.is_none())
+    }
+}
+
+impl Serve {
+    /// What to do where there is something to do. Data of another federation may mean that the genesis is not the right one: both are named.
+    fn refused(&self, error: &FederationError) -> Problem {
+        if let FederationError::Recovery(RecoveryError::Journal { error: JournalError::NotFound { .. }, .. }) = error {
+            return Problem(format!("{error}; if its disk was lost: exofed recover DIR --new-disk, or exofed restore BACKUP --to DIR"));
+        }
+        let other = matches!(
+            error,
+            FederationError::Recovery(
+                RecoveryError::Journal { error: JournalError::OtherFederation { .. }, .. }
+                    | RecoveryError::Store { error: StoreError::OtherFederation { .. }, .. }
+            )
+        );
+        let genesis = read_toml::<ReplicaFile>(&self.config).ok().filter(|_| other).map(|file| file.genesis);
+        Problem(genesis.map_or_else(
+            || error.to_string(),
+            |genesis| format!("{error}; the genesis, {}, is not that of this data, or is damaged", genesis.display()),
+        ))
     }
 }
 

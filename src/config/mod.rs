@@ -82,10 +82,15 @@ pub enum ConfigError {
         genesis: PathBuf,
     },
     /// The secret yields other keys than the genesis names for this replica.
-    #[error("{}: the secret is not that of {peer}: it yields other keys than the genesis names", .path.display())]
+    #[error("{}: the secret is not that of {peer}, whom {} names: it yields other keys than the genesis names, {}",
+        .path.display(), .config.display(), .genesis.display())]
     WrongSecret {
         /// The secret's file.
         path: PathBuf,
+        /// The configuration.
+        config: PathBuf,
+        /// The genesis file.
+        genesis: PathBuf,
         /// The replica.
         peer: PeerId,
     },
@@ -193,7 +198,12 @@ impl ReplicaFile {
         let no_member = || ConfigError::NoMember { path: path.to_path_buf(), peer: file.peer.clone(), genesis: near(&file.genesis) };
         let me = federation.index_of(&file.peer).ok_or_else(no_member)?;
         let secret = ReplicaSecret::from_bytes(read_secret(&near(&file.secret))?);
-        check_secret(&federation, me, &secret).map_err(|peer| ConfigError::WrongSecret { path: near(&file.secret), peer })?;
+        check_secret(&federation, me, &secret).map_err(|peer| ConfigError::WrongSecret {
+            path: near(&file.secret),
+            config: path.to_path_buf(),
+            genesis: near(&file.genesis),
+            peer,
+        })?;
         let listen = resolve(&file.listen).ok_or_else(|| value(path, "listen", format!("{:?} is no address to listen at", file.listen)))?;
         Ok(NodeConfig {
             federation,

@@ -186,7 +186,12 @@ impl Journal {
         state.damage.extend(lost_votes(dir, &walk, &state));
         fill(&mut report, &numbers, &walk, &state);
         let next_lsn = report.highest_lsn.checked_add(1).ok_or(JournalError::Exhausted { what: "record" })?;
-        let segments = SegmentWriter::resume(&root, federation_id, options, &walk, !report.segments_damaged, walk.last_lsn.max(state.mark))?;
+        // A damaged segment is never written again; one begun behind it is, so that restarts do not begin one each.
+        let newest = numbers.last().map(|number| segment_path(dir, *number));
+        let begun = walk.end.as_ref().is_some_and(|(tail, _)| tail.page > 0);
+        let spoils = |damage: &Damage| Some(&damage.file) == newest.as_ref() && (begun || !matches!(damage.kind, DamageKind::LostRecords { .. }));
+        let intact = !report.damage.iter().any(spoils);
+        let segments = SegmentWriter::resume(&root, federation_id, options, &walk, intact, walk.last_lsn.max(state.mark))?;
         let votes = VotesWriter::resume(&root, federation_id, options, &state, state.last_lsn.max(walk.mark))?;
         let journal = Self {
             root,

@@ -81,7 +81,7 @@ impl<R: LogReader> Archive<R> {
         match query {
             ProofQuery::Sequence(sequence) => self.proof_at(*sequence, |_| true),
             ProofQuery::Id { update_id, author } => {
-                for sequence in self.rows.lookup(update_id) {
+                for sequence in self.rows.lookup(update_id)? {
                     let found = self.proof_at(sequence, |leaf| leaf.update_id == *update_id && author.is_none_or(|a| a == leaf.author))?;
                     if found.is_some() {
                         return Ok(found);

@@ -12,6 +12,7 @@ pub(crate) mod keeper;
 mod log;
 mod outbox;
 pub(crate) mod pipeline;
+mod repair;
 mod service;
 mod shared;
 mod state_machine;
@@ -134,10 +135,17 @@ impl Node {
         let NodeConfig { federation, me, secret, data, listen, addresses, node, core, journal, store, net } = config;
         let started = Instant::now();
         let suspicion = Suspicion::new(RealDisk::shared(), &data);
-        let from = data.clone();
         let nonce = u64::from_le_bytes(random_bytes().map_err(|e| FederationError::Stopped(e.to_string()))?);
-        let inputs = Inputs { federation: federation.clone(), me, key: secret.consensus_key(), core, journal, store, nonce };
-        let recovered = tokio::task::spawn_blocking(move || recover(&from, inputs)).await.map_err(|e| FederationError::Stopped(e.to_string()))??;
+        let inputs = || Inputs { federation: federation.clone(), me, key: secret.consensus_key(), core: core.clone(), journal, store, nonce };
+        let repair = || repair::Repair {
+            federation: federation.clone(),
+            identity: NetIdentity { index: me, transport_key: secret.transport_key() },
+            listen,
+            addresses: addresses.clone(),
+            net: net.clone(),
+            node: node.clone(),
+        };
+        let recovered = recover_whole(&data, inputs, repair).await?;
         let Recovered { core, journal, store, places, durable, votes_lost, report } = recovered;
         let shared = Arc::new(Shared::new(core.status(), store.head().sequence));
         let verifier = Arc::new(Verifier::new(federation.clone()));
@@ -234,6 +242,29 @@ impl Node {
             (None, _) => Err(FederationError::Stopped("a thread of the replica panicked".into())),
         }
     }
+}
+
+/// Recovers; if bodies are missing, has them fetched first and begins again with what came.
+async fn recover_whole(data: &DataDir, inputs: impl Fn() -> Inputs, repair: impl FnOnce() -> repair::Repair) -> Result<Recovered, FederationError> {
+    let recovered = recover_aside(data, inputs()).await?;
+    if recovered.report.missing.is_empty() {
+        return Ok(recovered);
+    }
+    let (recovered, fetched) = repair().run(recovered).await?;
+    let Some(fetched) = fetched else { return Ok(recovered) };
+    let before = recovered.report.clone();
+    drop(recovered);
+    let mut again = recover_aside(data, inputs()).await?;
+    crate::recovery::repair::note_wanted(data, &again.report.missing)?;
+    again.report.repairs_before(before, fetched);
+    Ok(again)
+}
+
+/// Recovers on a blocking thread.
+async fn recover_aside(data: &DataDir, inputs: Inputs) -> Result<Recovered, FederationError> {
+    let data = data.clone();
+    let recovered = tokio::task::spawn_blocking(move || recover(&data, inputs)).await;
+    Ok(recovered.map_err(|e| FederationError::Stopped(e.to_string()))??)
 }
 
 /// The threads that verify what peers send: one for votes, one for everything heavier.

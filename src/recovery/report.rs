@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::journal::JournalReport;
+use super::BodyProblem;
+use crate::journal::{JournalReport, StreamKind};
+use crate::types::Slot;
 
 /// The report of one recovery.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -19,8 +21,12 @@ pub struct RecoveryReport {
     pub cut: u64,
     /// What was repaired from what was whole.
     pub repaired: Vec<String>,
+    /// The schemas that the log was brought out of.
+    pub migrated: Vec<String>,
     /// What was found damaged.
     pub damaged: Vec<String>,
+    /// The slots whose bodies this replica lacks and a peer must give.
+    pub missing: Vec<Slot>,
     /// Why the replica must not vote yet, if so.
     pub suspect: Option<String>,
     /// The log's time (ms) before which it must not, because it could not tell duplicates; 0 if it can.
@@ -37,7 +43,8 @@ impl RecoveryReport {
         for damage in &journal.damage {
             report.damaged.push(damage.to_string());
         }
-        if let Some(first) = journal.damage.first() {
+        // What damage in the segments means depends on where it lies: the replay judges it.
+        if let Some(first) = journal.damage.iter().find(|damage| damage.stream == StreamKind::Votes) {
             report.suspect_because(format!("the journal is damaged: {first}"));
         }
         report
@@ -46,5 +53,29 @@ impl RecoveryReport {
     /// Notes why the replica must not vote; the first reason stays.
     pub fn suspect_because(&mut self, reason: String) {
         self.suspect.get_or_insert(reason);
+    }
+
+    /// Notes a body that only a peer can give.
+    pub fn lacks(&mut self, slot: Slot) {
+        if !self.missing.contains(&slot) {
+            self.missing.push(slot);
+        }
+    }
+
+    /// The same, with the damage that took it.
+    pub fn lacks_body(&mut self, slot: Slot, problem: &BodyProblem) {
+        if !self.missing.contains(&slot) {
+            self.damaged.push(format!("the body of slot {slot}: {problem}"));
+            self.missing.push(slot);
+        }
+    }
+
+    /// Adds what an earlier recovery of this start found, and what was fetched since.
+    pub fn repairs_before(&mut self, before: Self, fetched: String) {
+        self.cut += before.cut;
+        self.appended += before.appended;
+        let found = before.damaged.into_iter().filter(|damage| !self.damaged.contains(damage)).collect::<Vec<_>>();
+        self.damaged.splice(0..0, found);
+        self.repaired.splice(0..0, before.repaired.into_iter().chain([fetched]));
     }
 }

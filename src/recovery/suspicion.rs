@@ -36,14 +36,8 @@ impl Suspicion {
     /// # Errors
     /// [`RecoveryError::Suspicion`].
     pub fn read(&self) -> Result<Option<String>, RecoveryError> {
-        let read = || {
-            let file = self.disk.open(&self.path, Access::Read)?;
-            let mut bytes = vec![0; usize::try_from(file.length()?.min(64 << 10)).unwrap_or(0)];
-            file.read(&mut bytes, 0)?;
-            Ok::<_, io::Error>(String::from_utf8_lossy(&bytes).trim().to_owned())
-        };
-        match read() {
-            Ok(reason) => Ok(Some(reason)),
+        match read_text(&*self.disk, &self.path) {
+            Ok(reason) => Ok(Some(reason.trim().to_owned())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(self.failed(error)),
         }
@@ -78,4 +72,12 @@ impl Suspicion {
     fn failed(&self, error: io::Error) -> RecoveryError {
         RecoveryError::Suspicion { path: self.path.clone(), error }
     }
+}
+
+/// A short text file, whatever bytes it holds.
+pub(super) fn read_text(disk: &dyn Disk, path: &Path) -> io::Result<String> {
+    let file = disk.open(path, Access::Read)?;
+    let mut bytes = vec![0; usize::try_from(file.length()?.min(1 << 20)).unwrap_or(0)];
+    file.read(&mut bytes, 0)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

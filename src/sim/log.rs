@@ -14,7 +14,7 @@ use crate::crypto::Digest;
 use crate::crypto::merkle::{Range, inclusion_path, root_from_path};
 use crate::journal::Disk;
 use crate::recovery::Medium;
-use crate::store::{AppendBatch, Damage, Head, Log, LogReader, StoreError, StoreReport, StoredBatch, StoredBody, ViewRecord};
+use crate::store::{AppendBatch, BodyLocator, Damage, Head, Log, LogReader, StoreError, StoreReport, StoredBatch, StoredBody, ViewRecord};
 use crate::types::{CheckpointCertificate, Evidence, Header, Leaf, Sequence, Slot, UpdateId, View};
 
 #[derive(Clone)]
@@ -137,8 +137,8 @@ impl LogReader for SimStore {
         Ok(self.0.lock().stable.clone())
     }
 
-    fn lookup(&self, id: &UpdateId) -> Vec<Sequence> {
-        self.0.lock().index.get(id).map(|found| found.iter().rev().copied().collect()).unwrap_or_default()
+    fn lookup(&self, id: &UpdateId) -> Result<Vec<Sequence>, StoreError> {
+        Ok(self.0.lock().index.get(id).map(|found| found.iter().rev().copied().collect()).unwrap_or_default())
     }
 }
 
@@ -191,6 +191,15 @@ impl Log for SimLog {
         let mut state = self.store.0.lock();
         state.synced = state.rows.len();
         state.synced_stable = state.stable.clone();
+        Ok(())
+    }
+
+    fn move_body(&mut self, first_sequence: Sequence, place: BodyLocator) -> Result<(), StoreError> {
+        self.operate(true, false)?;
+        let mut state = self.store.0.lock();
+        let missing = StoreError::Damaged(Damage::Row { tree: "batches", sequence: first_sequence });
+        let row = state.rows.iter_mut().find(|row| row.stored.header.first_sequence == first_sequence).ok_or(missing)?;
+        row.stored.body = StoredBody::Segment(place);
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 use std::ops::RangeInclusive;
 
 use super::error::{OrderProblem, StoreError};
-use super::{AppendBatch, Head, Store, StoreReader, StoredBatch, ViewRecord};
+use super::{AppendBatch, BodyLocator, Head, Store, StoreReader, StoredBatch, ViewRecord};
 use crate::crypto::Digest;
 use crate::types::{CheckpointCertificate, Evidence, Header, Sequence, Slot, UpdateId, View};
 
@@ -27,6 +27,12 @@ pub trait Log: Send {
     /// # Errors
     /// Any error stops the log: a failed sync is never retried.
     fn sync(&mut self) -> Result<(), StoreError>;
+
+    /// Points a row to another place of its body: the journal holds it there now.
+    ///
+    /// # Errors
+    /// [`StoreError`]; `Damage::Row` if there is no such row.
+    fn move_body(&mut self, first_sequence: Sequence, place: BodyLocator) -> Result<(), StoreError>;
 
     /// Keeps a stable checkpoint.
     ///
@@ -80,7 +86,10 @@ pub trait LogReader: Clone + Send + Sync + 'static {
     fn prove(&self, sequence: Sequence, leaf: Digest, header: &Header) -> Result<Vec<Digest>, StoreError>;
 
     /// The sequence numbers that an id may stand at, newest first; the batch decides.
-    fn lookup(&self, id: &UpdateId) -> Vec<Sequence>;
+    ///
+    /// # Errors
+    /// [`StoreError`] if the index is damaged or lags: a miss would tell nothing.
+    fn lookup(&self, id: &UpdateId) -> Result<Vec<Sequence>, StoreError>;
 
     /// The newest stable checkpoint kept.
     ///
@@ -157,6 +166,10 @@ impl Log for Store {
         self.sync()
     }
 
+    fn move_body(&mut self, first_sequence: Sequence, place: BodyLocator) -> Result<(), StoreError> {
+        (*self).move_body(first_sequence, place)
+    }
+
     fn put_checkpoint(&mut self, certificate: &CheckpointCertificate) -> Result<(), StoreError> {
         (*self).put_checkpoint(certificate)
     }
@@ -199,7 +212,7 @@ impl LogReader for StoreReader {
         self.prove(sequence, leaf, header)
     }
 
-    fn lookup(&self, id: &UpdateId) -> Vec<Sequence> {
+    fn lookup(&self, id: &UpdateId) -> Result<Vec<Sequence>, StoreError> {
         self.lookup(id)
     }
 

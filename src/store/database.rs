@@ -7,8 +7,8 @@
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
-use std::time::Duration;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use bincode::{Decode, Encode};
 
@@ -18,11 +18,35 @@ use crate::types::{decode, encode};
 /// The longest row: 17 of them fit a quarter of a segment, so that no page spills into sled's unsynced `blobs/`.
 pub const MAX_ROW_BYTES: usize = 192 << 10;
 const SEGMENT_BYTES: usize = 16 << 20;
+/// How long a database that was given up in this process may take to let go of its lock.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+
+/// A part of sled, given up under guard: the last one to go writes and syncs, and panics when the disk refuses.
+#[derive(Clone)]
+struct Held<T>(Option<T>);
+
+impl<T> Held<T> {
+    fn get(&self) -> sled::Result<&T> {
+        self.0.as_ref().ok_or_else(|| sled::Error::Unsupported("it is closed".into()))
+    }
+}
+
+impl<T> Drop for Held<T> {
+    fn drop(&mut self) {
+        let held = self.0.take();
+        if catch_unwind(AssertUnwindSafe(|| drop(held))).is_err() {
+            tracing::error!("the database did not close in order");
+        }
+    }
+}
 
 /// The trees; each has one kind of key and row.
 #[derive(Clone)]
 pub struct Database {
-    db: sled::Db,
+    db: Held<sled::Db>,
+    /// Open since before anything was written: a descriptor is told of every failed write since it was opened, also of one that sled's own
+    /// flusher was told of and passed over.
+    file: Arc<File>,
     dir: PathBuf,
     /// First sequence number (big-endian) to batch row.
     pub batches: Tree,
@@ -40,7 +64,7 @@ pub struct Database {
 #[derive(Clone)]
 pub struct Tree {
     name: &'static str,
-    tree: sled::Tree,
+    tree: Held<sled::Tree>,
 }
 
 impl Database {
@@ -50,7 +74,24 @@ impl Database {
     /// [`StoreError::Damaged`] if sled refuses or panics.
     pub fn open(dir: &Path, cache_bytes: u64) -> Result<Self, StoreError> {
         remove_unfinished_snapshots(dir)?;
-        let opened = guarded(|| {
+        let until = Instant::now() + LOCK_WAIT;
+        let opened = loop {
+            match Self::open_once(dir, cache_bytes) {
+                // The journal's lock keeps other processes out: a database of this process that was just given up lets go a moment later.
+                Err(StoreError::Refused { message }) if message.contains("acquire lock") && Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                opened => break opened,
+            }
+        };
+        let database = opened.map_err(StoreError::while_opening)?;
+        sync_file(&dir.join("conf"))?;
+        sync_file(dir)?;
+        Ok(database)
+    }
+
+    fn open_once(dir: &Path, cache_bytes: u64) -> Result<Self, StoreError> {
+        guarded(|| {
             let db = sled::Config::new()
                 .path(dir)
                 .segment_size(SEGMENT_BYTES)
@@ -58,7 +99,7 @@ impl Database {
                 .flush_every_ms(Some(500))
                 .mode(sled::Mode::HighThroughput)
                 .open()?;
-            let tree = |name: &'static str| db.open_tree(name).map(|tree| Tree { name, tree });
+            let tree = |name: &'static str| db.open_tree(name).map(|tree| Tree { name, tree: Held(Some(tree)) });
             Ok(Self {
                 batches: tree("batches")?,
                 meta: tree("meta")?,
@@ -66,13 +107,10 @@ impl Database {
                 views: tree("views")?,
                 evidence: tree("evidence")?,
                 dir: dir.to_path_buf(),
-                db,
+                file: Arc::new(File::open(dir.join("db"))?),
+                db: Held(Some(db)),
             })
-        });
-        let database = opened.map_err(StoreError::while_opening)?;
-        sync_file(&dir.join("conf"))?;
-        sync_file(dir)?;
-        Ok(database)
+        })
     }
 
     /// Flushes and syncs, within a time limit.
@@ -85,14 +123,14 @@ impl Database {
         std::thread::Builder::new()
             .name("sled-flush".into())
             .spawn(move || {
-                let flushed = guarded(|| db.flush().map(|_| ()));
+                let flushed = guarded(|| db.get()?.flush().map(|_| ()));
                 // Whoever waits may close the database next and open it again: its lock must not outlive the answer.
                 drop(db);
                 let _ = done.send(flushed);
             })
             .map_err(|e| StoreError::io(&self.dir, &e))?;
         wait.recv_timeout(Duration::from_millis(limit_ms)).map_err(|_| StoreError::Stuck { limit_ms })??;
-        sync_file(&self.dir.join("db"))
+        self.file.sync_data().map_err(|e| StoreError::io(&self.dir.join("db"), &e))
     }
 }
 
@@ -109,7 +147,7 @@ impl Tree {
         if row.len() > MAX_ROW_BYTES {
             return Err(StoreError::BodyTooLong { limit: MAX_ROW_BYTES, actual: row.len() });
         }
-        guarded(|| self.tree.insert(key, row.as_slice()).map(|_| ()))
+        guarded(|| self.tree.get()?.insert(key, row.as_slice()).map(|_| ()))
     }
 
     /// Reads one row.
@@ -117,7 +155,7 @@ impl Tree {
     /// # Errors
     /// [`Damage::Row`] if its checksum does not fit.
     pub fn get<T: Decode<()>>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
-        guarded(|| self.tree.get(key))?.map(|row| self.read(key, &row)).transpose()
+        guarded(|| self.tree.get()?.get(key))?.map(|row| self.read(key, &row)).transpose()
     }
 
     /// The last row at or before a key, or of all.
@@ -126,8 +164,8 @@ impl Tree {
     /// As [`Tree::get`].
     pub fn last<T: Decode<()>>(&self, up_to: Option<&[u8]>) -> Result<Option<(u64, T)>, StoreError> {
         let found = guarded(|| match up_to {
-            Some(key) => self.tree.range(..=key).next_back().transpose(),
-            None => self.tree.last(),
+            Some(key) => self.tree.get()?.range(..=key).next_back().transpose(),
+            None => self.tree.get()?.last(),
         })?;
         found.map(|(key, row)| Ok((number(&key), self.read(&key, &row)?))).transpose()
     }
@@ -137,7 +175,7 @@ impl Tree {
     /// # Errors
     /// As [`Tree::get`].
     pub fn first<T: Decode<()>>(&self, from: &[u8]) -> Result<Option<(u64, T)>, StoreError> {
-        let found = guarded(|| self.tree.range(from..).next().transpose())?;
+        let found = guarded(|| self.tree.get()?.range(from..).next().transpose())?;
         found.map(|(key, row)| Ok((number(&key), self.read(&key, &row)?))).transpose()
     }
 
@@ -147,11 +185,20 @@ impl Tree {
     /// [`StoreError::Database`].
     pub fn remove_from(&self, from: &[u8]) -> Result<u64, StoreError> {
         let mut removed = 0;
-        while let Some((key, _)) = guarded(|| self.tree.range(from..).next_back().transpose())? {
-            guarded(|| self.tree.remove(&key).map(|_| ()))?;
+        while let Some((key, _)) = guarded(|| self.tree.get()?.range(from..).next_back().transpose())? {
+            guarded(|| self.tree.get()?.remove(&key).map(|_| ()))?;
             removed += 1;
         }
         Ok(removed)
+    }
+
+    /// Copies every row as it is, checksum and all.
+    #[cfg(test)]
+    pub fn copy_to(&self, to: &Self) -> Result<(), StoreError> {
+        guarded(|| {
+            let to = to.tree.get()?;
+            self.tree.get()?.iter().try_for_each(|row| row.and_then(|(key, value)| to.insert(key, value).map(drop)))
+        })
     }
 
     fn read<T: Decode<()>>(&self, key: &[u8], row: &[u8]) -> Result<T, StoreError> {
@@ -176,10 +223,13 @@ fn number(key: &[u8]) -> u64 {
 fn guarded<T>(work: impl FnOnce() -> sled::Result<T>) -> Result<T, StoreError> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(value)) => Ok(value),
+        Ok(Err(sled::Error::Io(error))) if of_the_system(&error) => Err(StoreError::Refused { message: error.to_string() }),
         Ok(Err(error)) => Err(StoreError::Database { message: error.to_string() }),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
-            Err(StoreError::Database { message: text.unwrap_or_else(|| "it panicked".to_owned()) })
+            let message = text.unwrap_or_else(|| "it panicked".to_owned());
+            // The operating system's answer, as sled unwraps it.
+            Err(if message.contains("Os { code") { StoreError::Refused { message } } else { StoreError::Database { message } })
         }
     }
 }
@@ -207,6 +257,11 @@ fn remove_unfinished_snapshots(dir: &Path) -> Result<(), StoreError> {
         }
     }
     Ok(())
+}
+
+/// Whether an error is the operating system's answer; sled wraps some as text.
+fn of_the_system(error: &std::io::Error) -> bool {
+    error.raw_os_error().is_some() || error.to_string().contains("Os { code")
 }
 
 /// Syncs a file or directory.

@@ -39,6 +39,14 @@ pub enum StoreError {
         /// The one the log names.
         found: FederationId,
     },
+    /// Written by an older program: a migration comes first.
+    #[error("the log has schema {found}, which is brought to {known} when it is opened for writing")]
+    OlderSchema {
+        /// The newest schema known.
+        known: u32,
+        /// The one found.
+        found: u32,
+    },
     /// Written by a newer program.
     #[error("the log has schema {found}, this program knows up to {known}: use the newer program")]
     NewerSchema {
@@ -59,6 +67,12 @@ pub enum StoreError {
     #[error("the database: {message}")]
     Database {
         /// What it said.
+        message: String,
+    },
+    /// The operating system refused the database: no damage, and nothing that setting the log aside would mend.
+    #[error("log/sled/db: {message}")]
+    Refused {
+        /// Its answer.
         message: String,
     },
     /// The database did not answer in time; after a panic in its IO thread it never would.
@@ -161,6 +175,12 @@ pub enum Damage {
     /// The meta row is missing or wrong.
     #[error("the database does not say what it is")]
     Meta,
+    /// A run of the lookup index cannot be read.
+    #[error("a run of the lookup index: {message}; the next start refills it")]
+    Index {
+        /// What is wrong.
+        message: String,
+    },
     /// The Merkle files do not give the root that the quorum signed.
     #[error("the Merkle files do not give the root signed at sequence {sequence}")]
     Merkle {

@@ -78,8 +78,18 @@ impl Run {
         Ok(all)
     }
 
+    /// Whether every block is, and every sequence number is there.
+    fn is_whole(&self) -> bool {
+        self.entries().is_ok_and(|e| e.len() as u64 == self.last - self.first + 1 && e.is_sorted())
+    }
+
     fn write(dir: &Path, first: Sequence, last: Sequence, entries: &[(u64, Sequence)]) -> io::Result<Self> {
         let path = dir.join(format!("run-{first:020}-{last:020}"));
+        Self::write_to(dir, &path, entries).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+        Self::open(path, first, last)
+    }
+
+    fn write_to(dir: &Path, path: &Path, entries: &[(u64, Sequence)]) -> io::Result<()> {
         let building = path.with_extension("new");
         let mut file = io::BufWriter::new(File::create(&building)?);
         for chunk in entries.chunks(PER_BLOCK) {
@@ -94,9 +104,8 @@ impl Run {
             file.write_all(&bytes)?;
         }
         file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-        fs::rename(&building, &path)?;
-        File::open(dir)?.sync_all()?;
-        Self::open(path, first, last)
+        fs::rename(&building, path)?;
+        File::open(dir)?.sync_all()
     }
 }
 
@@ -120,11 +129,12 @@ pub struct Index {
 }
 
 impl Index {
-    /// Opens the runs in a directory: those that continue each other without a gap from sequence number 1; others are removed if `write`.
+    /// Opens the runs in a directory: those that are whole and continue each other without a gap from sequence number 1. Others are removed, and
+    /// damaged ones set aside and named.
     ///
     /// # Errors
     /// What the operating system says.
-    pub fn open(dir: &Path, run_entries: usize, head: Sequence, write: bool) -> io::Result<Self> {
+    pub fn open(dir: &Path, run_entries: usize, head: Sequence, damaged: &mut Vec<String>) -> io::Result<Self> {
         let mut found: Vec<(Sequence, Sequence, PathBuf)> = Vec::new();
         for entry in fs::read_dir(dir)? {
             let path = entry?.path();
@@ -132,19 +142,26 @@ impl Index {
             let span = name.strip_prefix("run-").and_then(|n| n.split_once('-')).and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
             match span {
                 Some((first, last)) if first <= last && last <= head => found.push((first, last, path)),
-                _ if write => fs::remove_file(&path)?,
-                _ => {}
+                _ if path.extension().is_some_and(|e| e == "damaged") => {}
+                _ => fs::remove_file(&path)?,
             }
         }
         // Of two runs from one place the longer is the merged one.
         found.sort_by_key(|(first, last, _)| (*first, std::cmp::Reverse(*last)));
         let mut state = State::default();
         for (first, last, path) in found {
-            if first == state.last + 1 {
-                state.runs.push(Arc::new(Run::open(path, first, last)?));
-                state.last = last;
-            } else if write {
+            if first != state.last + 1 {
                 fs::remove_file(&path)?;
+                continue;
+            }
+            let run = Run::open(path, first, last)?;
+            if run.is_whole() {
+                state.runs.push(Arc::new(run));
+                state.last = last;
+            } else {
+                let name = run.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+                damaged.push(format!("the lookup index, from the log: {name} was damaged"));
+                fs::rename(&run.path, run.path.with_extension("damaged"))?;
             }
         }
         Ok(Self { dir: dir.to_path_buf(), run_entries, state: Arc::new(Mutex::new(state)) })
@@ -168,31 +185,19 @@ impl Index {
         }
     }
 
-    /// The sequence numbers that an id may stand at, newest first. A damaged run is dropped with all that follow it, to be refilled.
-    #[must_use]
-    pub fn find(&self, id: &UpdateId) -> Vec<Sequence> {
+    /// The sequence numbers that an id may stand at, newest first.
+    ///
+    /// # Errors
+    /// What the operating system says; a block that its checksum does not fit among it. The next opening sets that run aside.
+    pub fn find(&self, id: &UpdateId) -> io::Result<Vec<Sequence>> {
         let hash = hash(id);
         let (runs, mut out) = {
             let state = self.state.lock();
             (state.runs.clone(), state.fresh.get(&hash).cloned().unwrap_or_default())
         };
-        for run in &runs {
-            if let Err(error) = run.find(hash, &mut out) {
-                // Under another name the next opening does not take it for a run, and the log refills its span.
-                let _ = fs::rename(&run.path, run.path.with_extension("damaged"));
-                tracing::warn!(run = %run.path.display(), %error, "an index run is damaged; it is rebuilt at the next start");
-            }
-        }
+        runs.iter().try_for_each(|run| run.find(hash, &mut out))?;
         out.sort_unstable_by(|a, b| b.cmp(a));
-        out
-    }
-
-    /// The run files that are damaged: for an auditor. Reads everything.
-    #[must_use]
-    pub fn damaged(&self) -> Vec<PathBuf> {
-        let runs = self.state.lock().runs.clone();
-        let whole = |run: &Run| run.entries().is_ok_and(|e| e.len() as u64 == run.last - run.first + 1 && e.is_sorted());
-        runs.iter().filter(|run| !whole(run)).map(|run| run.path.clone()).collect()
+        Ok(out)
     }
 
     /// Writes the fresh entries as a run if there are many, and merges runs of like size.
@@ -244,23 +249,26 @@ mod tests {
     #[test]
     fn ids_are_found_across_runs_reopening_and_damage() {
         let dir = tempfile::tempdir().unwrap();
-        let index = Index::open(dir.path(), 500, 0, true).unwrap();
+        let mut damaged = Vec::new();
+        let index = Index::open(dir.path(), 500, 0, &mut damaged).unwrap();
         for i in 1..=5_000u64 {
             index.add([(&id(i), i)].into_iter());
             index.settle().unwrap();
         }
-        assert_eq!(index.find(&id(123)), vec![4_123, 123]);
-        assert_eq!(index.find(&id(3_000)), vec![3_000]);
-        assert!(index.find(&UpdateId("other".into())).is_empty());
-        let again = Index::open(dir.path(), 500, 5_000, true).unwrap();
+        assert_eq!(index.find(&id(123)).unwrap(), vec![4_123, 123]);
+        assert_eq!(index.find(&id(3_000)).unwrap(), vec![3_000]);
+        assert!(index.find(&UpdateId("other".into())).unwrap().is_empty());
+        let again = Index::open(dir.path(), 500, 5_000, &mut damaged).unwrap();
         assert_eq!(again.last(), 5_000, "the last run ended at the last entry");
-        assert_eq!(again.find(&id(123)), vec![4_123, 123]);
+        assert_eq!(again.find(&id(123)).unwrap(), vec![4_123, 123]);
+        assert_eq!(damaged, Vec::<String>::new());
         let run = fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
         let mut bytes = fs::read(&run).unwrap();
         bytes[100] ^= 1;
         fs::write(&run, bytes).unwrap();
-        (0..4_000).for_each(|i| drop(again.find(&id(i))));
-        let refilled = Index::open(dir.path(), 500, 5_000, true).unwrap();
+        assert!((0..4_000).any(|i| again.find(&id(i)).is_err()), "what is damaged is not answered from");
+        let refilled = Index::open(dir.path(), 500, 5_000, &mut damaged).unwrap();
         assert!(refilled.last() < 5_000, "the damaged run is gone, and what it held is to be refilled");
+        assert_eq!(damaged.len(), 1);
     }
 }

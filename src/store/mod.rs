@@ -40,6 +40,7 @@ use crate::types::{
 };
 use database::{Database, sync_file, wait_until_closed};
 use index::Index;
+use migrate::{SCHEMAS, Schemas};
 
 /// What an operator may set. Sizes in bytes, times in ms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,6 +164,8 @@ pub struct StoreReport {
     pub rows_cut: u64,
     /// What was repaired.
     pub repaired: Vec<String>,
+    /// The schemas that the log was brought out of.
+    pub migrated: Vec<String>,
 }
 
 /// What was synced last; kept beside the database, because sled may silently roll back.
@@ -236,13 +239,37 @@ impl Store {
         }
         // Whoever made it may have been killed before its name was durable.
         sync_file(dir)?;
-        Self::open_log(&log, federation, options)
+        Self::open_known(dir, federation, options, &SCHEMAS)
     }
 
-    fn open_log(log: &Path, federation: FederationId, options: &StoreOptions) -> Result<(Self, StoreReport), StoreError> {
+    /// Opens the log, and brings it to the newest schema first.
+    fn open_known(dir: &Path, federation: FederationId, options: &StoreOptions, schemas: &Schemas<'_>) -> Result<(Self, StoreReport), StoreError> {
+        migrate::discard(dir)?;
+        let mut migrated = Vec::new();
+        loop {
+            match Self::open_log(&dir.join("log"), federation, options, schemas) {
+                Err(StoreError::OlderSchema { found, .. }) => {
+                    tracing::info!(from = found, to = found + 1, "migrating the log");
+                    migrate::migrate(dir, federation, options, found, schemas, |_| Ok(()))?;
+                    migrated.push(format!("the log was of schema {found}, and is of schema {} now", found + 1));
+                }
+                Ok((store, mut report)) => {
+                    report.migrated = migrated;
+                    return Ok((store, report));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn open_log(log: &Path, federation: FederationId, options: &StoreOptions, schemas: &Schemas<'_>) -> Result<(Self, StoreReport), StoreError> {
         let mut report = StoreReport::default();
+        let unconfigured = !log.join("sled").join("conf").exists();
         let database = Database::open(&log.join("sled"), options.cache_bytes)?;
-        migrate::check(&database, federation).map_err(StoreError::while_opening)?;
+        let found = migrate::check(&database, federation, schemas).map_err(StoreError::while_opening)?;
+        if found < schemas.known() {
+            return Err(StoreError::OlderSchema { known: schemas.known(), found });
+        }
         let synced = read_synced(log)?;
         let from = synced_end(&database, &synced).map_err(StoreError::while_opening)?;
         let mut end = follow(&database, &from).map_err(StoreError::while_opening)?;
@@ -262,7 +289,14 @@ impl Store {
         report.rows_cut = database.batches.remove_from(&(head.sequence + 1).to_be_bytes()).map_err(StoreError::while_opening)?;
         tiles.truncate(head.sequence).map_err(io)?;
         let run_entries = usize::try_from(options.index_run_entries).unwrap_or(usize::MAX);
-        let index = Index::open(&log.join("index"), run_entries, head.sequence, true).map_err(io)?;
+        let index = Index::open(&log.join("index"), run_entries, head.sequence, &mut report.repaired).map_err(io)?;
+        // A sync leaves no more than a run unwritten, so a longer gap is a run that was lost.
+        if report.repaired.is_empty() && index.last().saturating_add(options.index_run_entries) < synced.sequence {
+            report.repaired.push(format!("the lookup index, from the log: it ended at {}, as if a run were missing", index.last()));
+        }
+        if unconfigured {
+            report.repaired.push("the file conf of the database, which was missing".to_owned());
+        }
         let head = Arc::new(RwLock::new(Head { frontier, ..head }));
         Ok((Self { dir: log.to_path_buf(), options: *options, database, tiles, index, head, poisoned: None }, report))
     }
@@ -326,6 +360,17 @@ impl Store {
         self.index.add(leaves.iter().map(|leaf| (&leaf.update_id, leaf.sequence)));
         *self.head.write() = next;
         Ok(hashes)
+    }
+
+    /// Points a row to another place of its body: the journal holds it there now. Durable after [`Store::sync`], and harmless if it is lost.
+    ///
+    /// # Errors
+    /// [`StoreError`]; [`Damage::Row`] if there is no such row.
+    pub fn move_body(&self, first_sequence: Sequence, place: BodyLocator) -> Result<(), StoreError> {
+        let key = first_sequence.to_be_bytes();
+        let missing = StoreError::Damaged(Damage::Row { tree: "batches", sequence: first_sequence });
+        let row: BatchRow = self.database.batches.get(&key)?.ok_or(missing)?;
+        self.database.batches.put(&key, &BatchRow { body: BodyPlace::Segment(place), ..row })
     }
 
     fn place(&self, append: &AppendBatch<'_>) -> Result<BodyPlace, StoreError> {
@@ -476,7 +521,11 @@ fn write_synced(log: &Path, synced: &Synced) -> Result<(), StoreError> {
 }
 
 fn read_synced(log: &Path) -> Result<Synced, StoreError> {
-    let bytes = fs::read(log.join("head")).map_err(|_| StoreError::Damaged(Damage::Meta))?;
+    let path = log.join("head");
+    let bytes = fs::read(&path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => StoreError::Damaged(Damage::Meta),
+        _ => StoreError::io(&path, &error),
+    })?;
     let (crc, value) = bytes.split_at_checked(4).ok_or(StoreError::Damaged(Damage::Meta))?;
     if crc != crc32c::crc32c(value).to_le_bytes() {
         return Err(StoreError::Damaged(Damage::Meta));

@@ -108,15 +108,11 @@ impl StoreReader {
     }
 
     /// The sequence numbers that an id may stand at, newest first; the batch decides.
-    #[must_use]
-    pub fn lookup(&self, id: &UpdateId) -> Vec<Sequence> {
-        self.index.find(id)
-    }
-
-    /// The index files that are damaged: for an auditor.
-    #[must_use]
-    pub fn damaged_index_runs(&self) -> Vec<std::path::PathBuf> {
-        self.index.damaged()
+    ///
+    /// # Errors
+    /// [`Damage::Index`]; the next start refills it.
+    pub fn lookup(&self, id: &UpdateId) -> Result<Vec<Sequence>, StoreError> {
+        self.index.find(id).map_err(|error| StoreError::Damaged(Damage::Index { message: error.to_string() }))
     }
 
     /// The newest stable checkpoint kept.

@@ -4,6 +4,7 @@
 mod chain;
 mod damage;
 mod golden;
+mod migration;
 
 use proptest::prelude::*;
 
@@ -46,7 +47,7 @@ fn assert_holds(store: &Store, model: &[Made]) {
         for (at, (id, sequence)) in made.ids().into_iter().enumerate() {
             made.assert_is(&reader.row_at_sequence(sequence).unwrap().unwrap());
             reader.prove(sequence, made.leaves[at], header).unwrap();
-            assert!(reader.lookup(&id).contains(&sequence), "{id} is indexed");
+            assert!(reader.lookup(&id).unwrap().contains(&sequence), "{id} is indexed");
         }
         assert_eq!(reader.leaf_hashes(header.first_sequence - 1, made.leaves.len()).unwrap(), made.leaves);
     }
@@ -263,7 +264,7 @@ fn the_index_is_refilled_after_its_runs_are_lost() {
     let dir = tempfile::tempdir().unwrap();
     let mut chain = Chain::default();
     let mut store = create(dir.path());
-    store.index = Index::open(&store.dir.join("index"), 100, 0, true).unwrap();
+    store.index = Index::open(&store.dir.join("index"), 100, 0, &mut Vec::new()).unwrap();
     let mut model = Vec::new();
     for _ in 0..12 {
         let made = chain.next(&[1; 30]);
@@ -275,8 +276,8 @@ fn the_index_is_refilled_after_its_runs_are_lost() {
     let index = dir.path().join("log/index");
     let runs = || fs::read_dir(&index).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>();
     assert!(!runs().is_empty(), "runs were written");
-    let (store, _) = open(dir.path());
-    assert_eq!(store.reader().damaged_index_runs(), Vec::<PathBuf>::new());
+    let (store, report) = open(dir.path());
+    assert_eq!(report.repaired, Vec::<String>::new());
     let gap = store.index_gap();
     assert!(gap.is_none_or(|g| *g.start() > 100), "the runs are used");
     refill(&store, &model);
@@ -287,14 +288,21 @@ fn the_index_is_refilled_after_its_runs_are_lost() {
         bytes[40] ^= 4;
         fs::write(&run, bytes).unwrap();
     }
-    let (store, _) = open(dir.path());
-    assert_eq!(store.reader().damaged_index_runs().len(), runs().len(), "an auditor is told");
-    model.iter().flat_map(Made::ids).for_each(|(id, _)| drop(store.reader().lookup(&id)));
-    drop(store);
-    let (store, _) = open(dir.path());
-    assert_eq!(store.index_gap(), Some(1..=360), "a run found damaged is refilled at the next start");
+    let (store, report) = open(dir.path());
+    assert_eq!(report.repaired.len(), 1, "the first damaged run is named; the others no longer continue anything: {report:?}");
+    assert_eq!(store.index_gap(), Some(1..=360), "a damaged run is refilled");
     refill(&store, &model);
     assert_holds(&store, &model);
+    // Damage that comes later is never answered from.
+    drop(store);
+    let mut store = open(dir.path()).0;
+    store.index = Index::open(&store.dir.join("index"), 100, 360, &mut Vec::new()).unwrap();
+    refill(&store, &model);
+    store.index.settle().unwrap();
+    for run in runs().iter().filter(|run| run.extension().is_none()) {
+        fs::write(run, vec![1; fs::metadata(run).unwrap().len() as usize]).unwrap();
+    }
+    assert!(model.iter().flat_map(Made::ids).all(|(id, _)| store.reader().lookup(&id).is_err_and(|e| e.is_damage())));
 }
 
 #[test]
@@ -309,8 +317,8 @@ fn names_of_index_runs_are_not_trusted() {
     for name in ["run-1-0", "run-2-1", "run-0-0", "run-1-99", "run-1-18446744073709551615", "run-x-3", "run-2-3", "other"] {
         fs::write(index.join(name), [0; 4096]).unwrap();
     }
-    let (store, _) = open(dir.path());
-    assert_eq!(store.reader().damaged_index_runs(), Vec::<PathBuf>::new());
+    let (store, report) = open(dir.path());
+    assert_eq!(report.repaired, Vec::<String>::new());
     refill(&store, &model);
     assert_holds(&store, &model);
     assert_eq!(fs::read_dir(&index).unwrap().count(), 0, "what is no run of this log is removed");

@@ -58,7 +58,13 @@ impl Tiles {
 
     fn write(&self, level: usize, first: u64, nodes: &[Digest]) -> io::Result<()> {
         let bytes: Vec<u8> = nodes.iter().flat_map(|n| n.0).collect();
-        self.file(level)?.write_all_at(&bytes, first * NODE)
+        self.file(level)?.write_all_at(&bytes, first * NODE).map_err(|error| self.named(level, &error))
+    }
+
+    /// The same error with the file it is about.
+    fn named(&self, level: usize, error: &io::Error) -> io::Error {
+        let path = self.levels.get(level).map(|(path, _)| path.display().to_string()).unwrap_or_default();
+        io::Error::new(error.kind(), format!("{path}: {error}"))
     }
 
     fn file(&self, level: usize) -> io::Result<&File> {
@@ -123,7 +129,7 @@ impl Tiles {
     /// # Errors
     /// As above.
     pub fn sync(&self) -> io::Result<()> {
-        self.levels.iter().try_for_each(|(_, file)| file.sync_data())
+        self.levels.iter().enumerate().try_for_each(|(level, (_, file))| file.sync_data().map_err(|error| self.named(level, &error)))
     }
 }
 

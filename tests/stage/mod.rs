@@ -124,17 +124,51 @@ impl Stage {
 
     /// The same, with variables in its environment.
     pub(crate) fn restart_with(&mut self, index: usize, environment: &[(String, String)]) {
+        let environment: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let line = self.try_start(index, &environment);
+        assert!(line.contains("ready at"), "replica-{index} did not start: {line}{}", self.log_of(index));
+    }
+
+    /// Starts a replica in this environment; gives the line that it prints when it is ready, or nothing if it ended before.
+    pub(crate) fn try_start(&mut self, index: usize, environment: &[(&str, &str)]) -> String {
         let log = self.path(&format!("replica-{index}.log"));
         let errors = fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let mut command = Command::new(EXOFED);
+        command.envs(environment.iter().copied());
         command.args(["serve", "--until-stdin-ends", "--config"]).arg(self.path(&format!("replica-{index}/replica.toml")));
-        let command = command.envs(environment.iter().cloned()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors);
-        let mut child = command.spawn().unwrap();
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors).spawn().unwrap();
         let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
         self.replicas[index] = Some(Replica { child, _input: input });
         let mut line = String::new();
         BufReader::new(output).read_line(&mut line).unwrap();
-        assert!(line.contains("ready at"), "replica-{index} did not start: {line}{}", fs::read_to_string(&log).unwrap());
+        line
+    }
+
+    /// What a replica said on its standard error, over all its starts.
+    pub(crate) fn log_of(&self, index: usize) -> String {
+        fs::read_to_string(self.path(&format!("replica-{index}.log"))).unwrap_or_default()
+    }
+
+    /// Waits until a replica's process ends by itself; gives whether it ended in order.
+    pub(crate) fn ended(&mut self, index: usize, limit: Duration) -> Option<bool> {
+        let until = Instant::now() + limit;
+        let replica = self.replicas[index].as_mut()?;
+        while Instant::now() < until {
+            if let Some(status) = replica.child.try_wait().unwrap() {
+                self.replicas[index] = None;
+                return Some(status.success());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        None
+    }
+
+    /// Stops one replica by SIGTERM; it must end in order.
+    pub(crate) fn stop_one(&mut self, index: usize) {
+        let mut replica = self.replicas[index].take().unwrap();
+        let pid = rustix::process::Pid::from_child(&replica.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert!(replica.child.wait().unwrap().success(), "replica-{index} did not stop in order: {}", self.log_of(index));
     }
 
     /// SIGKILL.
@@ -168,8 +202,9 @@ impl Stage {
         self.wait_for(|replicas| replicas.iter().all(|r| r["reachable"] == true && r["log_root"] == replicas[0]["log_root"] && r["pending"] == 0))
     }
 
-    fn wait_for(&self, reached: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+    pub(crate) fn wait_for(&self, reached: impl Fn(&[Value]) -> bool) -> Vec<Value> {
         let until = Instant::now() + LIMIT;
+        let mut pause = Duration::from_millis(5);
         loop {
             let status = exofed(&["status", "--json", "--config", &self.text("client.toml")]);
             let replicas = documents(&status).swap_remove(0)["replicas"].as_array().unwrap().clone();
@@ -177,6 +212,8 @@ impl Stage {
                 return replicas;
             }
             assert!(Instant::now() < until, "the logs did not come together: {replicas:?}");
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(500));
         }
     }
 

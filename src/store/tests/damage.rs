@@ -23,7 +23,7 @@ fn copy_of(dir: &Path) -> tempfile::TempDir {
     copy
 }
 
-fn try_open(dir: &Path) -> Result<(Store, StoreReport), StoreError> {
+pub(super) fn try_open(dir: &Path) -> Result<(Store, StoreReport), StoreError> {
     Store::open(dir, federation(), &StoreOptions::default())
 }
 
