@@ -236,7 +236,7 @@ fn proof_fields() {
                 }
                 Change::Data(plan) => {
                     if let Some(opening) = &mut proof.opening {
-                        opening.data = plan.apply(&[opening.data.clone()]);
+                        opening.data = plan.apply(std::slice::from_ref(&opening.data));
                     }
                 }
                 Change::Path(..) | Change::Swap => proof.leaf = other.leaf.clone(),

@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod power;
+
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -213,21 +215,6 @@ fn every_torn_last_segment_group_is_cut() {
     }
     drop(journal);
     tear_every_subset(Path::new("segments/00000000000000000001.seg"), &dir, 1..5, &records[..2]);
-}
-
-#[test]
-fn every_torn_first_group_of_a_segment_is_cut() {
-    let (_root, dir) = fresh();
-    let (mut journal, _) = open(&dir);
-    let survivors = [vote(1, b"first snapshot".to_vec()), segment(2, 1, vec![1; 20_000]), vote(3, vec![2; 50])];
-    append(&mut journal, &survivors[1]);
-    append(&mut journal, &survivors[2]);
-    journal.sync().unwrap();
-    // Does not fit behind it, so the next segment begins with it.
-    append(&mut journal, &segment(2, 2, vec![3; 15_000]));
-    journal.sync().unwrap();
-    drop(journal);
-    tear_every_subset(Path::new("segments/00000000000000000002.seg"), &dir, 0..4, &survivors);
 }
 
 #[test]
@@ -719,28 +706,6 @@ fn one_failed_write_or_sync_stops_the_journal_for_good() {
         ];
         assert!(answers.iter().all(|error| error.to_string() == first));
         assert_eq!(journal.stats().groups, groups);
-    }
-}
-
-/// Notes which files were synced.
-#[derive(Default)]
-struct NotingDisk(std::sync::Mutex<Vec<u64>>);
-
-impl Disk for NotingDisk {
-    fn sync(&self, file: &File) -> io::Result<()> {
-        self.0.lock().unwrap().push(file.metadata()?.ino());
-        file.sync_data()
-    }
-}
-
-#[test]
-fn opening_makes_durable_what_it_found() {
-    // A killed process may have written a group and not synced it. Marks and votes of the next process rely on that group.
-    let (_root, dir, _) = three_groups();
-    let disk = Arc::new(NotingDisk::default());
-    drop(Journal::open_on(disk.clone(), &dir, FEDERATION, &SMALL).unwrap());
-    for file in [segment_path(&dir, 1), dir.join("votes.1")] {
-        assert!(disk.0.lock().unwrap().contains(&fs::metadata(&file).unwrap().ino()), "{} was not synced", file.display());
     }
 }
 

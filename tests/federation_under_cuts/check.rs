@@ -65,7 +65,8 @@ impl Checker {
             let report = &recovered.report;
             let sound = report.suspect.is_none() && report.damaged.is_empty();
             // Torn inside a page is damage to the journal: it says so, and the replica does not vote.
-            if !sound && !(cut.torn && report.suspect.is_some()) {
+            let expected = sound || (cut.torn && report.suspect.is_some());
+            if !expected {
                 return Err(named(format!("damage after a mere cut: {report:?}")));
             }
             tally.suspects += u64::from(report.suspect.is_some());

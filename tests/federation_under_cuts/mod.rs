@@ -123,7 +123,7 @@ impl Life {
 
     fn start(&mut self, replica: usize, recording: &Path) {
         let mut environment = environment(&self.data(replica), Some(&recording.join(format!("trace-{replica}"))), None);
-        if self.recordings % 2 == 0 {
+        if self.recordings.is_multiple_of(2) {
             environment.push(("POWERCUT_SLOW".to_owned(), "20000".to_owned()));
         }
         self.stage.restart_with(replica, &environment);

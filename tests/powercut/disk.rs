@@ -111,7 +111,12 @@ pub(crate) struct Disk {
 }
 
 /// Every file and directory of a directory by inode, relative path and content: where a record begins.
-pub(crate) struct Base(Vec<(u64, PathBuf, Option<(u64, Vec<(u64, Page)>)>)>);
+pub(crate) struct Base(Vec<(u64, PathBuf, Option<Content>)>);
+
+/// A file's length, and its pages that are not zero.
+type Content = (u64, Vec<(u64, Page)>);
+/// What a cut leaves of a file: its length, and the pages that are not as they were at the last sync.
+type Left = (u64, HashMap<u64, Page>);
 
 impl Base {
     /// Reads a directory that nobody writes to.
@@ -383,7 +388,7 @@ impl Disk {
         names
     }
 
-    fn write(&self, dir: Node, names: &HashMap<Node, BTreeMap<String, Node>>, into: &Path, left: &mut dyn FnMut(&File) -> (u64, HashMap<u64, Page>)) {
+    fn write(&self, dir: Node, names: &HashMap<Node, BTreeMap<String, Node>>, into: &Path, left: &mut dyn FnMut(&File) -> Left) {
         for (name, node) in &names[&dir] {
             let path = into.join(name);
             match &self.objects[*node] {
@@ -409,7 +414,7 @@ impl Disk {
 fn write_file(path: &Path, length: u64, file: &File, changed: &HashMap<u64, Page>) {
     let out = fs::OpenOptions::new().write(true).create_new(true).open(path).unwrap();
     out.set_len(length).unwrap();
-    let unchanged = file.pages.iter().filter(|(number, _)| !changed.contains_key(number)).map(|(number, page)| (number, page));
+    let unchanged = file.pages.iter().filter(|(number, _)| !changed.contains_key(number));
     for (number, page) in unchanged.chain(changed.iter().filter_map(|(number, page)| page.as_ref().map(|page| (number, page)))) {
         let at = number * PAGE as u64;
         if at < length {
@@ -496,7 +501,7 @@ impl File {
     }
 
     /// The length, and the pages that are not as they were at the last sync.
-    fn left(&self, cut: Cut, random: &mut Random, trace: &[u8]) -> (u64, HashMap<u64, Page>) {
+    fn left(&self, cut: Cut, random: &mut Random, trace: &[u8]) -> Left {
         if self.pending.is_empty() {
             return (self.length, HashMap::new());
         }
@@ -538,7 +543,7 @@ impl File {
 
 /// One of the states of a page, or a mixture.
 fn choose(possible: &[Page], keep: f64, torn: bool, random: &mut Random) -> Page {
-    let Some(last) = possible.last() else { return None };
+    let last = possible.last()?;
     if random.chance(keep) {
         return last.clone();
     }
