@@ -76,10 +76,8 @@ fn every_cell_ends_as_the_table_says() {
         for _ in 0..WORKERS {
             scope.spawn(|| {
                 let mut bench = Bench::new(&shim);
-                while let Some((file, fault, expected)) = {
-                    let next = work.lock().unwrap().pop();
-                    next
-                } {
+                let next = || work.lock().unwrap().pop();
+                while let Some((file, fault, expected)) = next() {
                     let at = Instant::now();
                     let (found, why) = bench.attempt(file, fault, expected);
                     println!("{file}, {fault}: {found} ({} ms): {why}", at.elapsed().as_millis());

@@ -123,7 +123,7 @@ impl<P: FnMut(u64)> Auditor<'_, P> {
             let frame = match frame {
                 Ok(frame) => frame,
                 Err(JournalError::Damage(damage)) => {
-                    damaged.push(damage);
+                    damaged.push((damage, next));
                     continue;
                 }
                 Err(error) => {
@@ -167,9 +167,10 @@ impl<P: FnMut(u64)> Auditor<'_, P> {
             }
             next = certificate.slot + 1;
             if self.given_back.len() < again {
-                self.made_good.append(&mut damaged);
+                self.made_good.extend(damaged.drain(..).map(|(damage, _)| damage));
             }
-            damaged.clear();
+            // What a damaged place held was about slots in the window of its time.
+            damaged.retain(|(_, at)| next <= at + self.federation.parameters().window_slots);
             bodies = bodies.split_off(&(next, Digest::ZERO));
             if chunk.len() >= CHUNK {
                 self.check(&mut chunk);
