@@ -59,6 +59,7 @@ fn imports_go_one_way() {
             "crash_test",
             &["audit", "client", "config", "consensus", "crypto", "error", "failpoint", "journal", "process", "proof", "recovery", "types"],
         ),
+        ("sim", &["consensus", "crypto", "journal", "node", "proof", "recovery", "store", "types"]),
         ("audit", &["config", "journal", "store", "proof", "consensus", "types", "crypto", "error", "recovery"]),
     ]);
     for (path, text) in all() {

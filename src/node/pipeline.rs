@@ -23,7 +23,7 @@ pub(crate) enum PipelineInput {
 /// What may happen now that everything before it is durable, in order.
 pub(crate) enum Released {
     /// To another thread, or to the network: everything but deliveries, views and evidence.
-    Effect(Effect),
+    Effect(Box<Effect>),
     /// To the log.
     Log(LogInput),
 }
@@ -138,7 +138,7 @@ impl Pipeline {
             }
             Effect::Evidence(evidence) => Released::Log(LogInput::Evidence(Box::new(evidence))),
             Effect::ViewEntered { view, reason } => Released::Log(LogInput::View { view, reason }),
-            other => Released::Effect(other),
+            other => Released::Effect(Box::new(other)),
         }
     }
 }

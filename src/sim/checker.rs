@@ -63,6 +63,9 @@ pub(super) fn facts_of_recovered(core: &Replica) -> Vec<Fact> {
     facts
 }
 
+/// Where an update stands, its data digest, and until when its id may not be used again.
+type Placed = (Sequence, Digest, TimestampMs);
+
 /// The ledgers of everything signed, sent and committed in a run.
 pub(super) struct Checker {
     federation: Arc<Federation>,
@@ -72,7 +75,7 @@ pub(super) struct Checker {
     left: BTreeMap<u16, View>,
     stable: BTreeMap<u16, Slot>,
     committed: Vec<Digest>,
-    places: BTreeMap<(PublicKey, UpdateId), Vec<(Sequence, Digest, TimestampMs)>>,
+    places: BTreeMap<(PublicKey, UpdateId), Vec<Placed>>,
     last_sequence: Sequence,
     last_time: TimestampMs,
 }

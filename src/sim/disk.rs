@@ -402,6 +402,11 @@ impl DiskFile for SimFile {
             state.counts.misdirected += 1;
             let pages = state.inode(self.inode)?.cached.len() / PAGE;
             at = state.rng.as_mut().map_or(0, |rng| rng.below(pages as u64)) as usize * PAGE;
+            // Nobody will ever sync it there: it is where it is.
+            let inode = state.inode(self.inode)?;
+            inode.write(bytes, at);
+            inode.persist();
+            return failed;
         }
         state.inode(self.inode)?.write(bytes, at);
         failed

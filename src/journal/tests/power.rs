@@ -1,6 +1,5 @@
 //! What power cuts under the whole program found.
 
-use std::os::unix::fs::MetadataExt;
 use std::sync::Mutex;
 
 use super::*;
@@ -19,14 +18,14 @@ fn every_torn_first_group_of_a_segment_is_cut() {
     tear_every_subset(Path::new("segments/00000000000000000002.seg"), &dir, 0..4, &records[..3]);
 }
 
-/// The inodes that were synced.
+/// The files that were synced.
 #[derive(Default)]
-struct NotingDisk(Mutex<Vec<u64>>);
+struct Noting(Mutex<Vec<PathBuf>>);
 
-impl Disk for NotingDisk {
-    fn sync(&self, file: &File) -> io::Result<()> {
-        self.0.lock().unwrap().push(file.metadata()?.ino());
-        file.sync_data()
+impl Watch for Noting {
+    fn sync(&self, path: &Path) -> io::Result<()> {
+        self.0.lock().unwrap().push(path.to_path_buf());
+        Ok(())
     }
 }
 
@@ -34,8 +33,7 @@ impl Disk for NotingDisk {
 #[test]
 fn opening_makes_durable_what_it_found() {
     let (_root, dir, _) = three_groups();
-    let disk = Arc::new(NotingDisk::default());
-    drop(Journal::open_on(disk.clone(), &dir, FEDERATION, &SMALL).unwrap());
-    let inodes = [segment_path(&dir, 1), dir.join("votes.1")].map(|file| fs::metadata(file).unwrap().ino());
-    assert_eq!(*disk.0.lock().unwrap(), inodes);
+    let watch = Arc::new(Noting::default());
+    drop(Journal::open_on(Arc::new(Watched(watch.clone())), &dir, FEDERATION, &SMALL).unwrap());
+    assert_eq!(*watch.0.lock().unwrap(), [segment_path(&dir, 1), dir.join("votes.1")]);
 }
