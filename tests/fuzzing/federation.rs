@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use exo_federation::consensus::{CoreOptions, DuplicateTable, Effect, Event, Now, Record, Replica, Suspicion, Step, Tip, Verifier, Waiter};
+use exo_federation::consensus::{CoreOptions, DuplicateTable, Effect, Event, Now, Record, Replica, Step, Suspicion, Tip, Verifier, Waiter};
 use exo_federation::crypto::Digest;
 use exo_federation::types::{
     Checkpoint, CommittedBatch, ConsensusMessage, Evidence, Federation, FetchBody, Genesis, Parameters, Phase, SignedVote, StateUpdate, Submission,
