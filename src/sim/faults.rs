@@ -96,6 +96,10 @@ impl World {
             return None;
         }
         let instance = self.instances.get_mut(at)?;
+        // A run over its budget excuses nobody: it must fail.
+        if self.plan.over_budget {
+            return Some(at);
+        }
         instance.scarred = true;
         if instance.taint != Taint::Forever {
             instance.taint = taint;

@@ -21,6 +21,9 @@ mod rng;
 mod trace;
 mod world;
 
+#[cfg(test)]
+mod tests;
+
 pub use adversary::Behaviour;
 pub use campaign::{Draw, Failure, Tally, campaign};
 pub use checker::Violation;

@@ -438,7 +438,9 @@ impl World {
         if instance.disk.is_lying() {
             // What it said that it would remember may be gone.
             instance.disk.set_lying(false);
-            instance.taint = Taint::Forever;
+            if !self.plan.over_budget {
+                instance.taint = Taint::Forever;
+            }
         }
         instance.disk.lose_power(&mut self.disk_rng);
         instance.store.lose_power(&mut self.disk_rng);
