@@ -78,7 +78,7 @@ fn quick(stage: &Stage) {
     let federation = FederationFile::read_genesis(&stage.path("federation.toml")).unwrap();
     assert_eq!(federation.parameters().window_slots, 8);
     for index in 0..4 {
-        edit(&format!("replica-{index}/replica.toml"), &|text| text + "\n[consensus]\nmax_timeout_ms = 1500\n");
+        edit(&format!("replica-{index}/replica.toml"), &|text| text + "\n[consensus]\nmax_timeout_ms = 3000\n");
         let data = DataDir(stage.path(&format!("replica-{index}/data")));
         std::fs::remove_dir_all(data.journal()).unwrap();
         data.create(&federation, federation.members()[index].consensus_key, &JournalOptions::default()).unwrap();

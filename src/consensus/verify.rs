@@ -2,7 +2,7 @@
 //!
 //! [`Verified`] can only be made here, so nothing unchecked reaches the core. Cheap checks (place, sender, window) come before signatures.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -231,13 +231,22 @@ pub struct Verifier {
     floor: AtomicU64,
     stable: AtomicU64,
     seen: Mutex<Seen>,
+    /// The last view-change of each member that verified: they are repeated with every gossip, and come again inside new-views.
+    changes: Mutex<BTreeMap<ReplicaIndex, ViewChange>>,
 }
 
 impl Verifier {
     /// A verifier for a federation.
     #[must_use]
     pub fn new(federation: Arc<Federation>) -> Self {
-        Self { federation, view: AtomicU64::new(0), floor: AtomicU64::new(0), stable: AtomicU64::new(0), seen: Mutex::default() }
+        Self {
+            federation,
+            view: AtomicU64::new(0),
+            floor: AtomicU64::new(0),
+            stable: AtomicU64::new(0),
+            seen: Mutex::default(),
+            changes: Mutex::default(),
+        }
     }
 
     /// Tells it what is in progress, so that stale messages are dropped before their signature is checked.
@@ -474,7 +483,16 @@ impl Verifier {
         if change.epoch != 0 || change.new_view > MAX_NUMBER || change.new_view < self.view.load(Ordering::Relaxed) {
             return Err(Refusal::Foreign);
         }
-        check_view_change(&self.federation, change)
+        self.known_change(change)
+    }
+
+    fn known_change(&self, change: &ViewChange) -> Result<(), Refusal> {
+        if self.changes.lock().get(&change.replica) == Some(change) {
+            return Ok(());
+        }
+        check_view_change(&self.federation, change)?;
+        self.changes.lock().insert(change.replica, change.clone());
+        Ok(())
     }
 
     fn new_view(&self, new_view: &NewView) -> Result<(), Refusal> {
@@ -492,7 +510,7 @@ impl Verifier {
             return Err(Refusal::BadViewChange);
         }
         self.check_signature(leader, &new_view.signed_bytes(self.federation.id()), &new_view.signature)?;
-        changes.iter().try_for_each(|vc| check_view_change(&self.federation, vc))
+        changes.iter().try_for_each(|vc| self.known_change(vc))
     }
 }
 

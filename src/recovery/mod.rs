@@ -304,7 +304,11 @@ fn durable_checkpoints(federation: &Federation, dir: &DataDir, store: &mut impl 
 
 /// Once suspect, suspect until it has rejoined: later starts may no longer read the damaged place, and what was forgotten there stays forgotten.
 fn remember_suspicion(note: &Suspicion, report: &mut RecoveryReport) -> Result<(), RecoveryError> {
-    match (note.read()?, &report.suspect) {
+    let found = note.read()?;
+    if found.is_some() {
+        note.keep()?;
+    }
+    match (found, &report.suspect) {
         (Some(earlier), Some(known)) if known.ends_with(&earlier) => {}
         (Some(earlier), _) => report.suspect_because(format!("since an earlier start: {earlier}")),
         (None, Some(reason)) => note.note(reason)?,

@@ -165,6 +165,18 @@ fn write_members<S: Sink>(members: &[Member], out: Canonical<S>) -> Canonical<S>
     out.each(members.iter(), |out, m| out.var(m.peer.0.as_bytes()).fixed(&m.consensus_key.0).fixed(&m.transport_key.0).fixed(&m.cosignature_key.0))
 }
 
+/// A new-view carries a quorum's view-changes, each with a window of prepared certificates of a quorum's signatures: it must fit its frame, or no
+/// view could ever begin.
+fn check_new_view(members: usize, window_slots: u64) -> Result<(), GenesisError> {
+    const HEADER_BYTES: u64 = 256;
+    const SIGNATURE_BYTES: u64 = 66;
+    let quorum = byzantine_threshold(members) as u64;
+    let frame = super::MessageClass::Control.max_frame_bytes() as u64;
+    let high = (frame - frame / 8) / (quorum * (HEADER_BYTES + SIGNATURE_BYTES * quorum));
+    let (key, value) = ("window_slots", window_slots);
+    if value <= high { Ok(()) } else { Err(GenesisError::Parameter { key, value, low: 2, high }) }
+}
+
 /// A genesis that was checked, with its keys ready to verify: all that anyone needs to check a proof.
 #[derive(Debug, Clone)]
 pub struct Federation {
@@ -198,6 +210,7 @@ impl Federation {
             return Err(GenesisError::TooManyPeers { limit: MAX_MEMBERS, actual });
         }
         genesis.parameters.validate()?;
+        check_new_view(actual, genesis.parameters.window_slots)?;
         genesis.check_labels()?;
         let mut seen = BTreeSet::new();
         let mut admit = |role: &'static str, label: &str, key: PublicKey| {
