@@ -142,8 +142,8 @@ bugs! {
     ViewChangeNotRepeated,
     /// A body that the new view chose is not fetched (protocol.md, "View change" 6).
     BodiesNotFetched,
-    /// What a stuck peer in the same view lacks is not sent again (protocol.md, "Catch-up and gossip").
-    NothingResent,
+    /// Checkpoint signatures that a stuck peer lacks are not sent again (protocol.md, "Catch-up and gossip").
+    CheckpointsNotResent,
 }
 
 #[cfg(feature = "planted-bugs")]

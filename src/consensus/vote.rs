@@ -108,9 +108,6 @@ impl Replica {
 
     /// Sends again what a peer in the same view may have missed: votes above its tip, and the leader's proposals.
     pub(super) fn resend_to(&mut self, peer: u16, status: &Status, bodies: bool) {
-        if on(Bug::NothingResent) {
-            return;
-        }
         const VOTES: u64 = 32;
         const PROPOSALS: u64 = 4;
         let (committed, accepted) = (status.committed, status.accepted);

@@ -377,6 +377,7 @@ impl World {
         let (place, report) = (live.place, &live.report);
         let (replayed, appended, cut) = (report.replayed > 1, report.appended > 0, report.cut > 0);
         let suspect = place.suspect;
+        instance.forgot |= live.pipeline.is_suspect();
         let remembers = self.checker.remembers(member, &live.core);
         let _ = self.checker.stands(member, place.stable, true);
         match taint {
@@ -393,6 +394,9 @@ impl World {
             }
             Taint::Damaged if !suspect => {
                 // Nothing that matters was hit, or the damage was repaired; or it is silent, and then the member lies without knowing it.
+                if std::mem::take(&mut instance.forgot) && !remembers && !live.pipeline.is_suspect() {
+                    return self.fail("16 suspect until it has rejoined", format!("replica {member} trusts itself again"));
+                }
                 let next = if remembers { Taint::None } else { Taint::Forever };
                 instance.taint = next;
                 self.reach(if remembers { "damage-harmless-or-repaired" } else { "damage-silent" });
@@ -535,6 +539,10 @@ impl World {
                 let (footprint, window) = (live.core.footprint() as u64, self.plan.protocol.window_slots);
                 // Two windows of slots, bodies of several views at each, and what is buffered ahead.
                 let bound = (window * 2 + 32) * (2 + u64::from(self.plan.replicas));
+                let (kept, room) = (live.core.slots_kept() as u64, place.tip.max(place.stable + window) - place.floor);
+                if kept > room {
+                    self.fail("19 bounded memory", format!("replica {member} keeps {kept} slots where {room} are in progress"));
+                }
                 if footprint > bound {
                     self.fail("19 bounded memory", format!("replica {member} keeps {footprint} entries in one table, more than {bound}"));
                 }
@@ -568,6 +576,7 @@ impl World {
             Ok(released) => {
                 if suspect && !live.pipeline.is_suspect() {
                     instance.taint = if instance.taint == Taint::Damaged { Taint::None } else { instance.taint };
+                    instance.forgot = false;
                     self.reach("rejoined");
                 }
                 released.into_iter().for_each(|released| self.release(at, released));
@@ -722,10 +731,11 @@ impl World {
         let Some(instance) = self.instances.get_mut(at) else { return start };
         let mut liars = std::mem::take(&mut instance.liars);
         let (member, place) = (instance.member, instance.live.as_ref().map(|live| live.place));
+        let core = self.instances.get(at).and_then(|i| i.live.as_deref()).map(|live| &live.core);
         let out = match (self.setup.keys.get(usize::from(member)), self.authors.last()) {
             (Some(key), Some(author)) => {
                 let (view, tip, stable) = place.map_or((0, 0, 0), |p| (p.view, p.tip, p.stable));
-                let mut means = Means { me: member, federation: &self.federation, key, author, rng: &mut self.rng, now, view, tip, stable };
+                let mut means = Means { me: member, federation: &self.federation, key, author, rng: &mut self.rng, now, view, tip, stable, core };
                 liars.iter_mut().fold(start, |items, liar| items.into_iter().flat_map(|item| each(liar, item, &mut means)).collect())
             }
             _ => start,
@@ -884,9 +894,11 @@ impl World {
         if self.time < self.next_probe || self.clients.unsettled() == 0 {
             return;
         }
-        self.next_probe = self.time + 1_000;
+        // In some runs others are served all the time: whoever is left out must not be helped by their silence.
+        self.next_probe = self.time + if self.plan.seed.is_multiple_of(3) { 100 } else { 1_000 };
         let plain = Load { hurried: 0, conflicts: 0, ..self.plan.load.clone() };
         let operation = self.clients.invoke(&plain, START + self.time, self.time, &mut self.rng);
+        self.clients.awaits_nothing(operation);
         let to = usize::from(self.rng.member(self.plan.replicas));
         self.submit(operation, to);
     }
@@ -896,6 +908,9 @@ impl World {
         let Some(known) = self.clients.operations.get_mut(operation) else { return };
         known.asked_at = time;
         let submission = known.submission.clone();
+        if self.instances.get(to).is_some_and(|i| i.liars.iter().any(|liar| !liar.takes(&self.federation, &submission))) {
+            return;
+        }
         let Some(live) = self.instances.get(to).and_then(|i| i.live.as_deref()) else { return };
         let Ok(submission) = live.verifier.submission(submission) else { return };
         let waiter = Waiter { ticket: operation as u64, deadline: time + 1_400 };
