@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use crate::consensus::{Effect, Part, Record, Step};
 use crate::crypto::Digest;
 use crate::journal::{Journal, JournalError, Locator};
+use crate::planted::{Bug, on};
 use crate::recovery::{RecoveryError, Suspicion, body_locator};
 use crate::types::{CodecError, Slot};
 
@@ -96,7 +97,7 @@ impl Pipeline {
                 PipelineInput::Rotate(snapshot) => self.journal.rotate_votes(&frames(&snapshot)?)?,
             }
         }
-        if must_sync {
+        if must_sync && (due || !on(Bug::VoteBeforeRecord)) {
             self.sync()?;
         }
         effects.into_iter().for_each(|effect| released.push(self.release(effect)));

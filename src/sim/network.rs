@@ -59,10 +59,11 @@ impl World {
         let Some(instance) = self.instances.get_mut(at) else { return start };
         let mut liars = std::mem::take(&mut instance.liars);
         let (member, place) = (instance.member, instance.live.as_ref().map(|live| live.place));
+        let core = self.instances.get(at).and_then(|i| i.live.as_deref()).map(|live| &live.core);
         let out = match (self.setup.keys.get(usize::from(member)), self.authors.last()) {
             (Some(key), Some(author)) => {
                 let (view, tip, stable) = place.map_or((0, 0, 0), |p| (p.view, p.tip, p.stable));
-                let mut means = Means { me: member, federation: &self.federation, key, author, rng: &mut self.rng, now, view, tip, stable };
+                let mut means = Means { me: member, federation: &self.federation, key, author, rng: &mut self.rng, now, view, tip, stable, core };
                 liars.iter_mut().fold(start, |items, liar| items.into_iter().flat_map(|item| each(liar, item, &mut means)).collect())
             }
             _ => start,

@@ -371,6 +371,7 @@ impl World {
         let (place, report) = (live.place, &live.report);
         let (replayed, appended, cut) = (report.replayed > 1, report.appended > 0, report.cut > 0);
         let suspect = place.suspect;
+        instance.forgot |= live.pipeline.is_suspect();
         let remembers = self.checker.remembers(member, &live.core);
         let _ = self.checker.stands(member, place.stable, true);
         match taint {
@@ -387,6 +388,9 @@ impl World {
             }
             Taint::Damaged if !suspect => {
                 // Nothing that matters was hit, or the damage was repaired; or it is silent, and then the member lies without knowing it.
+                if std::mem::take(&mut instance.forgot) && !remembers && !live.pipeline.is_suspect() {
+                    return self.fail("16 suspect until it has rejoined", format!("replica {member} trusts itself again"));
+                }
                 let next = if remembers { Taint::None } else { Taint::Forever };
                 instance.taint = next;
                 self.reach(if remembers { "damage-harmless-or-repaired" } else { "damage-silent" });
@@ -531,6 +535,10 @@ impl World {
                 let (footprint, window) = (live.core.footprint() as u64, self.plan.protocol.window_slots);
                 // Two windows of slots, bodies of several views at each, and what is buffered ahead.
                 let bound = (window * 2 + 32) * (2 + u64::from(self.plan.replicas));
+                let (kept, room) = (live.core.slots_kept() as u64, place.tip.max(place.stable + window) - place.floor);
+                if kept > room {
+                    self.fail("19 bounded memory", format!("replica {member} keeps {kept} slots where {room} are in progress"));
+                }
                 if footprint > bound {
                     self.fail("19 bounded memory", format!("replica {member} keeps {footprint} entries in one table, more than {bound}"));
                 }
@@ -564,6 +572,7 @@ impl World {
             Ok(released) => {
                 if suspect && !live.pipeline.is_suspect() {
                     instance.taint = if instance.taint == Taint::Damaged { Taint::None } else { instance.taint };
+                    instance.forgot = false;
                     self.reach("rejoined");
                 }
                 released.into_iter().for_each(|released| self.release(at, released));

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{FederationId, Parameters, PeerId, ReplicaIndex, View};
 use crate::crypto::{Canonical, Digest, KeyError, PublicKey, Sink, VerifyingKey};
+use crate::planted::{Bug, on};
 
 /// The quorum of `n` members: `(2n+2)/3` rounded down, which is `2n/3` rounded up. Any two quorums share a correct member for every n >= 4, and the correct members
 /// alone form one (Castro and Liskov, OSDI 1999, generalised from n = 3f+1; `2f+1` is unsafe for n = 5, 6, 8, 9).
@@ -274,7 +275,11 @@ impl Federation {
     /// The quorum, [`byzantine_threshold`] of n.
     #[must_use]
     pub fn quorum(&self) -> usize {
-        byzantine_threshold(self.size())
+        match fault_limit(self.size()) {
+            f if on(Bug::QuorumTwoF) => 2 * f,
+            f if on(Bug::QuorumTwoFPlusOne) => 2 * f + 1,
+            _ => byzantine_threshold(self.size()),
+        }
     }
 
     /// f + 1.
