@@ -7,6 +7,7 @@ mod audit;
 mod backup;
 mod crash_test;
 mod demo;
+mod evidence;
 mod init;
 mod log;
 mod proof;
@@ -60,6 +61,8 @@ enum Command {
     Proof(proof::Proof),
     Verify(proof::Verify),
     Audit(audit::Audit),
+    #[command(subcommand)]
+    Evidence(evidence::Evidence),
     Recover(recover::Recover),
     Simulate(simulate::Simulate),
     #[command(name = "crash-test")]
@@ -125,6 +128,7 @@ async fn dispatch(command: Command) -> Verdict {
         Command::Proof(proof) => proof.run().await,
         Command::Verify(verify) => verify.run(),
         Command::Audit(audit) => audit.run(),
+        Command::Evidence(evidence) => evidence.run().await,
         Command::Recover(recover) => recover.run(),
         Command::Simulate(simulate) => tokio::task::block_in_place(|| simulate.run()),
         Command::CrashTest(test) => test.run().await,

@@ -13,7 +13,7 @@ use crate::net::{ClientConnection, NetOptions};
 use crate::proof::chain::{AuthorSignatures, check_batch};
 use crate::proof::{CommitProof, verify_receipt};
 use crate::types::{
-    BatchRange, CommittedBatch, Federation, LogQuery, MAX_FRAME_BYTES, ProofQuery, ReplicaStatus, Request, Response, Sequence, StateUpdate,
+    BatchRange, CommittedBatch, Evidence, Federation, LogQuery, MAX_FRAME_BYTES, ProofQuery, ReplicaStatus, Request, Response, Sequence, StateUpdate,
     Submission, SubmitOutcome, TimestampMs, UpdateId, decode, encode,
 };
 
@@ -206,6 +206,26 @@ impl Client {
             Err(FederationError::Answer { problem, .. }) if problem == NOT_FOUND => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// The evidence that each replica holds, verified; or why it does not say. What does not verify is an error of who sent it.
+    pub async fn evidence(&self) -> Vec<Result<Vec<Evidence>, FederationError>> {
+        let timeout = Duration::from_millis(self.options.attempt_timeout_ms);
+        let mut all = Vec::new();
+        for replica in 0..self.addresses.len() {
+            all.push(match self.ask(replica, &Request::Evidence, timeout).await {
+                Ok(Response::Evidence(held)) => {
+                    let false_one = held.iter().find_map(|evidence| evidence.verify(&self.federation).err());
+                    false_one.map_or(Ok(held), |error| Err(self.wrong(replica, format!("evidence that proves nothing: {error}"))))
+                }
+                Ok(_) => Err(self.wrong(replica, "another answer than evidence")),
+                Err(error) => {
+                    self.drop_connection(replica).await;
+                    Err(error)
+                }
+            });
+        }
+        all
     }
 
     /// Signs updates as one submission, valid for the configured lifetime.

@@ -9,7 +9,7 @@ use super::state::{Accepted, Replica};
 use super::verify::{CheckedBody, CheckedProposal};
 use crate::crypto::Signature;
 use crate::planted::{Bug, on};
-use crate::types::{ConsensusMessage, Evidence, Header, Phase, SignedVote, View, Vote};
+use crate::types::{ConsensusMessage, Evidence, Header, Phase, SignedVote, Slot, View, Vote};
 
 /// What a replica makes of the next proposal.
 enum Verdict {
@@ -19,6 +19,9 @@ enum Verdict {
     /// Something before it is not held yet.
     Wait,
 }
+
+/// Pieces of evidence against one member that a run keeps.
+const EVIDENCE_PER_MEMBER: usize = 64;
 
 impl Replica {
     pub(super) fn on_proposal(&mut self, proposal: Arc<CheckedProposal>) {
@@ -35,10 +38,7 @@ impl Replica {
             if evidence.contradicts() && on(Bug::SecondProposalAccepted) {
                 self.slots.remove(&slot);
             } else if evidence.contradicts() {
-                if self.on_evidence(evidence.clone()) {
-                    self.broadcast(ConsensusMessage::Evidence(evidence));
-                }
-                return;
+                return self.caught(evidence);
             }
         }
         self.buffer(proposal);
@@ -132,12 +132,20 @@ impl Replica {
         self.apply_body(header, body);
     }
 
+    /// This replica saw a member contradict itself: all others learn of it.
+    pub(super) fn caught(&mut self, evidence: Evidence) {
+        if self.on_evidence(evidence.clone()) {
+            self.broadcast(ConsensusMessage::Evidence(evidence));
+        }
+    }
+
     /// Two statements of one member contradict each other; says whether that is news. If the leader proposed twice at one place, its view is over.
     pub(super) fn on_evidence(&mut self, evidence: Evidence) -> bool {
         let vote = evidence.first.vote;
         let leader = evidence.first.replica;
-        // One piece of evidence a place convicts; a flood of more tells nothing new.
-        let new = self.evidence_seen.len() < 1_024 && self.evidence_seen.insert((leader, vote.phase, vote.view, vote.slot));
+        // One piece of evidence a place convicts; a flood of more tells nothing new, and must not crowd out what another member did.
+        let known = self.evidence_seen.range((leader, Phase::PrePrepare, 0, 0)..=(leader, Phase::Commit, View::MAX, Slot::MAX)).count();
+        let new = known < EVIDENCE_PER_MEMBER && self.evidence_seen.insert((leader, vote.phase, vote.view, vote.slot));
         if new {
             self.count_evidence += 1;
             self.out.effects.push(Effect::Evidence(evidence));

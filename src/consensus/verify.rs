@@ -12,8 +12,8 @@ use crate::crypto::{Digest, Signature};
 use crate::planted::{Bug, on};
 use crate::types::{
     BatchKind, Body, BodyDigests, CertificateError, CheckpointCertificate, CommitCertificate, CommittedBatch, ConsensusMessage, Epoch, Evidence,
-    Federation, FetchBody, Header, NewView, PreparedCertificate, Rejoin, RejoinAnswer, ReplicaIndex, Sequence, SignedCheckpoint, SignedComplaint,
-    SignedProposal, SignedVote, Slot, Status, Submission, SubmissionDigests, UpdateIdError, View, ViewChange,
+    EvidenceError, Federation, FetchBody, Header, NewView, PreparedCertificate, Rejoin, RejoinAnswer, ReplicaIndex, Sequence, SignedCheckpoint,
+    SignedComplaint, SignedProposal, SignedVote, Slot, Status, Submission, SubmissionDigests, UpdateIdError, View, ViewChange,
 };
 
 /// A value whose signatures and digests were checked.
@@ -196,8 +196,8 @@ pub enum Refusal {
     #[error("a view change that contradicts itself")]
     BadViewChange,
     /// Evidence that proves nothing.
-    #[error("the two statements do not contradict each other")]
-    NoContradiction,
+    #[error(transparent)]
+    Evidence(#[from] EvidenceError),
 }
 
 /// The highest slot, sequence number, view or timestamp that is believed: out of reach for any real history, and far from overflow.
@@ -293,7 +293,7 @@ impl Verifier {
                 Checked::Body(header.clone(), self.body_of(&header, body)?)
             }
             ConsensusMessage::Evidence(evidence) => {
-                self.evidence(&evidence)?;
+                evidence.verify(&self.federation)?;
                 Checked::Evidence(evidence)
             }
             ConsensusMessage::Rejoin(rejoin) => {
@@ -469,15 +469,6 @@ impl Verifier {
         key.verify(&bytes, &submission.signature).map_err(|_| Refusal::BadAuthorSignature).or_else(unless(Bug::AuthorUnchecked))?;
         self.seen.lock().insert(seen);
         Ok(())
-    }
-
-    fn evidence(&self, evidence: &Evidence) -> Result<(), Refusal> {
-        if !evidence.contradicts() {
-            return Err(Refusal::NoContradiction);
-        }
-        [&evidence.first, &evidence.second]
-            .into_iter()
-            .try_for_each(|v| self.check_signature(v.replica, &v.vote.signed_bytes(self.federation.id()), &v.signature))
     }
 
     fn view_change(&self, change: &ViewChange) -> Result<(), Refusal> {

@@ -23,7 +23,7 @@ impl Replica {
             Phase::Commit => state.commits.insert(view, vote.clone()),
         };
         if let Some(first) = contradicted {
-            self.on_evidence(Evidence { first, second: vote });
+            self.caught(Evidence { first, second: vote });
         }
     }
 

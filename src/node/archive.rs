@@ -6,7 +6,7 @@ use crate::consensus::CheckedBody;
 use crate::journal::JournalReader;
 use crate::recovery::{BodyProblem, body_of};
 use crate::store::{LogReader, StoreError, StoreReader, StoredBatch};
-use crate::types::{BatchRange, CommittedBatch, Federation, LogQuery, ProofAnswer, ProofQuery, Sequence, Submission};
+use crate::types::{BatchRange, CommittedBatch, Evidence, Federation, LogQuery, ProofAnswer, ProofQuery, Sequence, Submission};
 
 /// Why something committed could not be read. Damage is named and never served.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +90,14 @@ impl<R: LogReader> Archive<R> {
                 Ok(None)
             }
         }
+    }
+
+    /// The evidence against members that contradicted themselves.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub fn evidence(&self) -> Result<Vec<Evidence>, ArchiveError> {
+        Ok(self.rows.evidence()?)
     }
 
     fn proof_at(&self, sequence: Sequence, wanted: impl Fn(&crate::types::Leaf) -> bool) -> Result<Option<ProofAnswer>, ArchiveError> {

@@ -8,7 +8,7 @@ use super::state_machine::LogEntry;
 use crate::crypto::SigningKey;
 use crate::error::FederationError;
 use crate::proof::{CommitProof, verify_receipt};
-use crate::types::{CommittedBatch, LogQuery, ProofQuery, ReplicaStatus, Sequence, StateUpdate, Submission, SubmitOutcome, TimestampMs};
+use crate::types::{CommittedBatch, Evidence, LogQuery, ProofQuery, ReplicaStatus, Sequence, StateUpdate, Submission, SubmitOutcome, TimestampMs};
 
 /// The outcome of [`Handle::byzantine_commit`]. The two Insufficient results mean that the outcome is unknown: ask by update id.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,6 +94,16 @@ impl Handle {
     pub async fn read(&self, from: Sequence, max_bytes: u64) -> Result<Vec<CommittedBatch>, FederationError> {
         let query = LogQuery::FromSequence { sequence: from, max_bytes, wait_ms: 0 };
         Ok(self.service.log(query).await.map_err(|e| self.problem(&e))?.batches)
+    }
+
+    /// The evidence that this replica holds against members that contradicted themselves; it is kept over restarts.
+    ///
+    /// # Errors
+    /// What reading the log says.
+    pub async fn evidence(&self) -> Result<Vec<Evidence>, FederationError> {
+        let archive = self.service.archive.clone();
+        let found = tokio::task::spawn_blocking(move || archive.evidence()).await.map_err(|e| FederationError::Stopped(e.to_string()))?;
+        found.map_err(|e| self.problem(&e))
     }
 
     /// Every committed update from `from` on, in order, without gaps, for as long as it is asked.

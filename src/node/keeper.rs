@@ -3,12 +3,11 @@
 //! The simulator runs this very code on a simulated log.
 
 use crate::consensus::{Answer, Delivery, Ticket};
-use crate::crypto::Digest;
 use crate::failpoint::{self, Point};
 use crate::planted::{Bug, on};
 use crate::proof::{ProofError, ReceiptMaker};
 use crate::store::{AppendBatch, BodyLocator, Log, StoreError, ViewRecord};
-use crate::types::{Checkpoint, CheckpointCertificate, CommittedBatch, Evidence, Sequence, SubmitOutcome, TimestampMs, View, encode};
+use crate::types::{Checkpoint, CheckpointCertificate, CommittedBatch, Evidence, Sequence, SubmitOutcome, TimestampMs, View};
 
 /// What the log is given, in the core's order.
 pub(crate) enum LogInput {
@@ -69,8 +68,7 @@ impl<L: Log> Keeper<L> {
             }
             LogInput::View { view, reason } => self.log.put_view(view, &ViewRecord { at, reason: reason.to_owned() })?,
             LogInput::Evidence(evidence) => {
-                let digest = encode(&*evidence).map_or(Digest::ZERO, |bytes| crate::crypto::sha256(&bytes));
-                self.log.put_evidence(&digest, &evidence)?;
+                self.log.put_evidence(&evidence.id(), &evidence)?;
             }
         }
         Ok(Kept::default())

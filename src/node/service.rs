@@ -120,6 +120,14 @@ impl Service {
                 Ok(range) => Response::Log(range),
                 Err(error) => refused(&error),
             },
+            Request::Evidence => {
+                let archive = self.archive.clone();
+                match tokio::task::spawn_blocking(move || archive.evidence()).await {
+                    Ok(Ok(evidence)) => Response::Evidence(evidence),
+                    Ok(Err(error)) => refused(&error),
+                    Err(_) => Response::Refused("the replica is stopping".into()),
+                }
+            }
             Request::Proof(query) => {
                 let archive = self.archive.clone();
                 match tokio::task::spawn_blocking(move || archive.proof(&query)).await {

@@ -145,10 +145,10 @@ impl CommitProof {
 }
 
 /// What is quoted in an error may be of any length in the file.
-fn excerpt(text: &str) -> String {
+pub(super) fn excerpt(text: &str) -> String {
     text.chars().take(64).collect()
 }
 
-fn json_error(error: &serde_json::Error) -> ProofError {
+pub(super) fn json_error(error: &serde_json::Error) -> ProofError {
     ProofError::Json { line: error.line(), column: error.column(), reason: error.to_string().chars().take(256).collect() }
 }

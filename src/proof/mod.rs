@@ -5,15 +5,17 @@
 
 pub mod chain;
 mod commit;
+mod evidence;
 mod json;
 mod receipt;
 
 pub use commit::{CommitProof, Opening, PROOF_MAGIC, VerifiedProof};
+pub use evidence::EVIDENCE_FORMAT;
 pub use json::PROOF_FORMAT;
 pub use receipt::{ReceiptMaker, make_receipt, verify_receipt};
 
 use crate::crypto::{Digest, PublicKey};
-use crate::types::{CertificateError, CodecError, Epoch, Federation, FederationId, Header, Sequence, UpdateIdError};
+use crate::types::{CertificateError, CodecError, Epoch, EvidenceError, EvidenceRule, Federation, FederationId, Header, Sequence, UpdateIdError};
 
 /// The longest proof, in either form, that is read or written: 64 MiB.
 pub const MAX_PROOF_BYTES: usize = crate::types::MAX_FRAME_BYTES;
@@ -126,6 +128,17 @@ pub enum ProofError {
         expected: &'static str,
         /// What the file says, its first 64 characters.
         found: String,
+    },
+    /// Evidence that proves nothing.
+    #[error(transparent)]
+    Evidence(#[from] EvidenceError),
+    /// Evidence whose statements break another rule than it says.
+    #[error("the evidence claims rule {claimed}, its statements break {found}")]
+    Rule {
+        /// The rule claimed.
+        claimed: EvidenceRule,
+        /// The rule of the statements' phase.
+        found: EvidenceRule,
     },
     /// The binary form begins otherwise.
     #[error("the proof begins with {found:02x?}, expected {expected:02x?}")]

@@ -35,6 +35,7 @@ struct State {
     index: BTreeMap<UpdateId, Vec<Sequence>>,
     indexed: Sequence,
     set_aside: u64,
+    evidence: BTreeMap<Digest, Evidence>,
     stable: Option<CheckpointCertificate>,
     synced_stable: Option<CheckpointCertificate>,
 }
@@ -133,6 +134,10 @@ impl LogReader for SimStore {
         if root_from_path(leaf, sequence.saturating_sub(1), size, &path) == Some(header.log_root) { Ok(path) } else { Err(damaged()) }
     }
 
+    fn evidence(&self) -> Result<Vec<Evidence>, StoreError> {
+        Ok(self.0.lock().evidence.values().cloned().collect())
+    }
+
     fn stable(&self) -> Result<Option<CheckpointCertificate>, StoreError> {
         Ok(self.0.lock().stable.clone())
     }
@@ -213,7 +218,8 @@ impl Log for SimLog {
         Ok(())
     }
 
-    fn put_evidence(&mut self, _: &Digest, _: &Evidence) -> Result<(), StoreError> {
+    fn put_evidence(&mut self, digest: &Digest, evidence: &Evidence) -> Result<(), StoreError> {
+        self.store.0.lock().evidence.insert(*digest, evidence.clone());
         Ok(())
     }
 

@@ -14,7 +14,9 @@ use crate::consensus::{CheckedBody, Effect, Event, Now, Place, Record, Step};
 use crate::crypto::SigningKey;
 use crate::node::keeper::LogInput;
 use crate::node::pipeline::{PipelineInput, Released};
-use crate::types::{Author, CommittedBatch, ConsensusMessage, Federation, Genesis, LogQuery, Member, Parameters, PeerId, ReplicaIndex, fault_limit};
+use crate::types::{
+    Author, CommittedBatch, ConsensusMessage, Evidence, Federation, Genesis, LogQuery, Member, Parameters, PeerId, ReplicaIndex, fault_limit,
+};
 
 /// When the simulated time begins, ms since the Unix epoch.
 pub(super) const START: u64 = 1_700_000_000_000;
@@ -623,7 +625,7 @@ impl World {
             let appended = match &input {
                 LogInput::Append(delivery, _) => Some((delivery.header.clone(), delivery.certificate.clone(), delivery.body.clone())),
                 LogInput::Evidence(evidence) => {
-                    self.accused(evidence.first.replica);
+                    self.accused(&evidence.clone());
                     None
                 }
                 _ => None,
@@ -653,10 +655,15 @@ impl World {
         }
     }
 
-    pub(super) fn accused(&mut self, member: u16) {
+    /// Evidence convicts with the genesis alone, and only who lies.
+    fn accused(&mut self, evidence: &Evidence) {
         self.reach("evidence");
+        let member = evidence.first.replica;
+        let verified = evidence.verify(&self.federation);
         if self.honest(usize::from(member)) {
             self.fail("21 a correct replica is never accused", format!("evidence against replica {member}"));
+        } else if verified.is_err() {
+            self.fail("21 evidence verifies alone", format!("against replica {member}: {verified:?}"));
         }
     }
 

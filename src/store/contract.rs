@@ -91,6 +91,12 @@ pub trait LogReader: Clone + Send + Sync + 'static {
     /// [`StoreError`] if the index is damaged or lags: a miss would tell nothing.
     fn lookup(&self, id: &UpdateId) -> Result<Vec<Sequence>, StoreError>;
 
+    /// The evidence kept.
+    ///
+    /// # Errors
+    /// As above.
+    fn evidence(&self) -> Result<Vec<Evidence>, StoreError>;
+
     /// The newest stable checkpoint kept.
     ///
     /// # Errors
@@ -214,6 +220,10 @@ impl LogReader for StoreReader {
 
     fn lookup(&self, id: &UpdateId) -> Result<Vec<Sequence>, StoreError> {
         self.lookup(id)
+    }
+
+    fn evidence(&self) -> Result<Vec<Evidence>, StoreError> {
+        self.evidence()
     }
 
     fn stable(&self) -> Result<Option<CheckpointCertificate>, StoreError> {

@@ -179,6 +179,15 @@ impl Tree {
         found.map(|(key, row)| Ok((number(&key), self.read(&key, &row)?))).transpose()
     }
 
+    /// Every row; for a tree whose writer bounds it.
+    ///
+    /// # Errors
+    /// As [`Tree::get`].
+    pub fn all<T: Decode<()>>(&self) -> Result<Vec<T>, StoreError> {
+        let rows = guarded(|| self.tree.get()?.iter().collect::<Result<Vec<_>, _>>())?;
+        rows.iter().map(|(key, row)| self.read(key, row)).collect()
+    }
+
     /// Removes the rows from a key on; gives how many.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use super::tiles::Tiles;
 use super::{BatchRow, BodyPlace, Head, StoredBatch, StoredBody, ViewRecord};
 use crate::crypto::Digest;
 use crate::crypto::merkle::{inclusion_path, root_from_path};
-use crate::types::{CheckpointCertificate, Header, Sequence, Slot, UpdateId, View, decode};
+use crate::types::{CheckpointCertificate, Evidence, Header, Sequence, Slot, UpdateId, View, decode};
 
 /// A reader; cheap to clone, safe beside the writer.
 #[derive(Clone)]
@@ -113,6 +113,14 @@ impl StoreReader {
     /// [`Damage::Index`]; the next start refills it.
     pub fn lookup(&self, id: &UpdateId) -> Result<Vec<Sequence>, StoreError> {
         self.index.find(id).map_err(|error| StoreError::Damaged(Damage::Index { message: error.to_string() }))
+    }
+
+    /// The evidence kept.
+    ///
+    /// # Errors
+    /// [`Damage::Row`].
+    pub fn evidence(&self) -> Result<Vec<Evidence>, StoreError> {
+        self.database.evidence.all()
     }
 
     /// The newest stable checkpoint kept.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
-use super::{CommitCertificate, CommittedBatch, Epoch, FederationId, Header, Leaf, PeerId, Sequence, Slot, Submission, TimestampMs, UpdateId, View};
+use super::{
+    CommitCertificate, CommittedBatch, Epoch, Evidence, FederationId, Header, Leaf, PeerId, Sequence, Slot, Submission, TimestampMs, UpdateId, View,
+};
 use crate::crypto::{Digest, PublicKey};
 
 /// A request; one per stream, answered by one [`Response`].
@@ -19,6 +21,8 @@ pub enum Request {
     Log(LogQuery),
     /// The proof for one update.
     Proof(ProofQuery),
+    /// The evidence that it holds.
+    Evidence,
 }
 
 /// Which batches are wanted.
@@ -69,6 +73,8 @@ pub enum Response {
     Proof(Option<Box<ProofAnswer>>),
     /// The request was refused; a sentence for a person.
     Refused(String),
+    /// To `Evidence`.
+    Evidence(Vec<Evidence>),
 }
 
 /// Committed batches in order, and where the log ends.

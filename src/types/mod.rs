@@ -7,6 +7,7 @@ mod batch;
 mod checkpoint;
 mod client;
 mod codec;
+mod evidence;
 mod genesis;
 mod hex;
 mod message;
@@ -19,12 +20,13 @@ pub use batch::{BatchKind, Body, BodyDigests, CommittedBatch, HEADER_VERSION, He
 pub use checkpoint::{Checkpoint, CheckpointCertificate, SignedCheckpoint};
 pub use client::{BatchRange, LogQuery, ProofAnswer, ProofQuery, ReplicaStatus, Request, Response, Role, SubmissionReceipt, SubmitOutcome};
 pub use codec::{CodecError, MAX_FRAME_BYTES, decode, encode};
+pub use evidence::{Conviction, Evidence, EvidenceError, EvidenceRule};
 pub use genesis::{Author, Federation, Genesis, GenesisError, Member, Reader, byzantine_threshold, fault_limit, weak_quorum};
 pub use message::{ConsensusMessage, FetchBody, MessageClass, Rejoin, RejoinAnswer, SignedProposal, Status};
 pub use parameters::Parameters;
 pub use update::{LEAF_VERSION, Leaf, StateUpdate, Submission, SubmissionDigests, SubmittedUpdate, UpdateId, UpdateIdError, data_digest};
 pub use view_change::{Complaint, NewView, SignedComplaint, ViewChange};
-pub use vote::{CertificateError, CommitCertificate, CommitMessage, Evidence, Phase, PreparedCertificate, SignatureSet, SignedVote, Vote};
+pub use vote::{CertificateError, CommitCertificate, CommitMessage, Phase, PreparedCertificate, SignatureSet, SignedVote, Vote};
 
 use std::fmt;
 

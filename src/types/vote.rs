@@ -18,6 +18,18 @@ pub enum Phase {
     Commit,
 }
 
+impl Phase {
+    /// The phase in signed bytes.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::PrePrepare => 0,
+            Self::Prepare => 1,
+            Self::Commit => 2,
+        }
+    }
+}
+
 /// One statement about one header at one place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
 pub struct Vote {
@@ -37,13 +49,8 @@ impl Vote {
     /// What is signed: tag, phase u8 (0, 1, 2), federation id, epoch u64, view u64, slot u64, header digest.
     #[must_use]
     pub fn signed_bytes(&self, federation: FederationId) -> Vec<u8> {
-        let phase = match self.phase {
-            Phase::PrePrepare => 0,
-            Phase::Prepare => 1,
-            Phase::Commit => 2,
-        };
         Canonical::bytes("exo-federation/v1/vote\0")
-            .u8(phase)
+            .u8(self.phase.code())
             .digest_field(&federation.0)
             .u64(self.epoch)
             .u64(self.view)
@@ -62,25 +69,6 @@ pub struct SignedVote {
     pub replica: ReplicaIndex,
     /// The signature on [`Vote::signed_bytes`].
     pub signature: Signature,
-}
-
-/// Two statements of one member, in one phase and place, for different headers: proof that its key was misused (rules E1 to E3).
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-pub struct Evidence {
-    /// The statement seen first.
-    pub first: SignedVote,
-    /// The one that contradicts it.
-    pub second: SignedVote,
-}
-
-impl Evidence {
-    /// Whether the statements contradict each other; their signatures are checked apart.
-    #[must_use]
-    pub fn contradicts(&self) -> bool {
-        let (a, b) = (&self.first, &self.second);
-        let place = |v: &SignedVote| (v.replica, v.vote.phase, v.vote.epoch, v.vote.view, v.vote.slot);
-        place(a) == place(b) && a.vote.digest != b.vote.digest
-    }
 }
 
 /// One member's commit, as a person reads it.
