@@ -34,6 +34,7 @@ pub struct Suspicion {
 }
 
 /// On the way back.
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Rejoining {
     nonce: u64,
     answers: BTreeMap<ReplicaIndex, (View, Slot)>,
