@@ -16,6 +16,10 @@ mod failpoint;
 pub mod journal;
 pub mod net;
 pub mod node;
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
+#[cfg(not(feature = "planted-bugs"))]
+mod planted;
 mod process;
 pub mod proof;
 pub mod recovery;

@@ -17,7 +17,7 @@ use exo_federation::consensus::{Checked, Effect, Event, Record, Step, Verified, 
 use exo_federation::crypto::merkle::Frontier;
 use exo_federation::journal::{Journal, JournalError, JournalOptions, JournalReader};
 use exo_federation::proof::{CommitProof, make_receipt, verify_receipt};
-use exo_federation::store::{AppendBatch, Store, StoreOptions};
+use exo_federation::store::{AppendBatch, LogReader as _, Store, StoreOptions};
 use exo_federation::types::{
     BatchRange, CommitCertificate, ConsensusMessage, Federation, Header, LogQuery, PeerId, ProofAnswer, ProofQuery, ReplicaStatus, Request, Response,
     Role, SubmissionReceipt, SubmitOutcome, UpdateId, decode, encode,
@@ -545,7 +545,7 @@ fn bytes_into_the_core() {
     let generator = (produce::<u16>(), produce::<Vec<Delivery>>().with().len(1..24usize));
     check!().with_test_time(time()).with_generator(generator).for_each(|(prefix, deliveries): &(u16, Vec<Delivery>)| {
         let (mut core, verifier, mut behaviour) = (core(&federation, 1), Verifier::new(federation.clone()), Behaviour::default());
-        let (mut time, mut steps) = (0, vec![core.resume(now(0))]);
+        let (mut time, mut steps) = (0, vec![core.resume(now(0), &[])]);
         let hear = |core: &mut exo_federation::consensus::Replica, time: u64, from: u16, message: ConsensusMessage| {
             let status = core.status();
             verifier.set_window(status.view, status.floor, status.stable_slot);

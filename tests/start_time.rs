@@ -23,6 +23,7 @@ fn start(history: &History) -> (RecoveryReport, f64) {
         core: config.core,
         journal: config.journal,
         store: config.store,
+        nonce: 0,
     };
     let began = Instant::now();
     let mut recovered = recover(&config.data, inputs).unwrap();

@@ -88,6 +88,7 @@ fn recovered(replica: &Path) -> Result<End, String> {
         core: config.core,
         journal: config.journal,
         store: config.store,
+        nonce: 0,
     };
     let recovered = recover(&DataDir(copy.path().to_path_buf()), inputs).map_err(|e| e.to_string())?;
     let root = recovered.store.head().frontier.root();

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Problem, Verdict, print_json, print_line};
 use crate::sim::{Draw, Failure, Outcome, Plan, Tally, campaign, simulate};
@@ -218,14 +219,17 @@ fn missing(sum: &Tally) -> Vec<&'static str> {
     crate::sim::EXPECTED.iter().copied().filter(|name| sum.reached.get(*name).is_none_or(|count| *count == 0)).collect()
 }
 
-/// Ctrl-C ends the campaign after the runs that have begun; what was done is reported and kept.
+/// Ctrl-C or SIGTERM ends the campaign after the runs that have begun; what was done is reported and kept.
 fn watch_for_interrupt(stop: &Arc<AtomicBool>) {
     let stop = stop.clone();
     if let Ok(runtime) = tokio::runtime::Handle::try_current() {
         runtime.spawn(async move {
-            if tokio::signal::ctrl_c().await.is_ok() {
-                stop.store(true, Ordering::Relaxed);
+            let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
             }
+            stop.store(true, Ordering::Relaxed);
         });
     }
 }

@@ -8,6 +8,7 @@ use super::record::Record;
 use super::state::{Accepted, Replica};
 use super::verify::{CheckedBody, CheckedProposal};
 use crate::crypto::Signature;
+use crate::planted::{Bug, on};
 use crate::types::{ConsensusMessage, Evidence, Header, Phase, SignedVote, View, Vote};
 
 /// What a replica makes of the next proposal.
@@ -31,7 +32,9 @@ impl Replica {
         let new = signed_proposal(&proposal, leader);
         for known in accepted.into_iter().chain(buffered) {
             let evidence = Evidence { first: known, second: new.clone() };
-            if evidence.contradicts() {
+            if evidence.contradicts() && on(Bug::SecondProposalAccepted) {
+                self.slots.remove(&slot);
+            } else if evidence.contradicts() {
                 if self.on_evidence(evidence.clone()) {
                     self.broadcast(ConsensusMessage::Evidence(evidence));
                 }
@@ -91,21 +94,24 @@ impl Replica {
         let Some(parent) = self.chain_end(header.slot - 1) else { return Verdict::Wait };
         let clock = self.now.wall;
         let fresh = header.timestamp.abs_diff(clock) <= self.federation.parameters().max_drift_ms;
-        let extends = header.parent == parent.digest && header.first_sequence == parent.sequence + 1 && header.timestamp > parent.timestamp;
-        if !fresh || !extends || !self.duplicates.has_room(u64::from(header.count)) {
+        let follows = header.parent == parent.digest && header.first_sequence == parent.sequence + 1;
+        let extends = follows || on(Bug::ParentUnchecked);
+        let timely = fresh && header.timestamp > parent.timestamp || on(Bug::TimeUnchecked);
+        if !timely || !extends || !self.duplicates.has_room(u64::from(header.count)) {
             return Verdict::Refuse;
         }
         let mut pairs = BTreeSet::new();
         let body = &proposal.body;
         for (submission, digests) in body.body.submissions.iter().zip(&body.digests.submissions) {
             let unique = submission.ids().all(|id| pairs.insert(super::DuplicateTable::pair(&submission.author, id)));
-            if !unique || !self.duplicates.all_new(submission, digests, header.timestamp) {
+            let new = unique && self.duplicates.all_new(submission, digests, header.timestamp);
+            if !new && !on(Bug::DuplicatesAccepted) {
                 return Verdict::Refuse;
             }
         }
         let mut frontier = parent.frontier;
         body.leaf_hashes.iter().for_each(|leaf| frontier.append(*leaf));
-        if frontier.root() == header.log_root { Verdict::Accept } else { Verdict::Refuse }
+        if frontier.root() == header.log_root || on(Bug::RootUnchecked) { Verdict::Accept } else { Verdict::Refuse }
     }
 
     /// An accepted proposal, live or replayed. In a view that was left, only its body matters.

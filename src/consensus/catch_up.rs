@@ -4,6 +4,7 @@ use super::Effect;
 use super::record::Record;
 use super::state::Replica;
 use super::verify::{CheckedBatch, CheckedBody, Verified};
+use crate::planted::{Bug, on};
 use crate::types::{ConsensusMessage, FetchBody, Header, ReplicaIndex};
 
 impl Replica {
@@ -29,7 +30,7 @@ impl Replica {
     fn next_ahead(&self) -> Option<(u64, ReplicaIndex)> {
         let ahead = self.peers.iter().zip(0u16..).filter_map(|(p, index)| p.status.map(|s| (s.committed, index)));
         let ahead: Vec<_> = ahead.filter(|(slot, index)| *slot > self.tip.slot && *index != self.me).collect();
-        let after = ahead.iter().find(|(_, index)| self.caught_up_from.is_none_or(|last| *index > last));
+        let after = ahead.iter().find(|(_, index)| self.caught_up_from.is_none_or(|last| *index > last) || on(Bug::CatchUpAsksOnePeer));
         after.or(ahead.first()).copied()
     }
 
@@ -80,6 +81,9 @@ impl Replica {
             let accepted = state.accepted.as_ref()?;
             (!self.bodies.contains_key(&(*slot, accepted.digest))).then_some(FetchBody { slot: *slot, digest: accepted.digest })
         };
+        if on(Bug::BodiesNotFetched) {
+            return;
+        }
         let wanted: Vec<FetchBody> = self.slots.range(self.tip.slot + 1..).filter_map(missing).take(AT_A_TIME).collect();
         for fetch in wanted {
             self.broadcast(ConsensusMessage::FetchBody(fetch));

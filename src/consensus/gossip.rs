@@ -1,6 +1,7 @@
 //! Status gossip: replicas tell each other where they stand, and send again what a peer seems to lack.
 
 use super::state::Replica;
+use crate::planted::{Bug, on};
 use crate::types::{ConsensusMessage, ReplicaIndex, Status};
 
 impl Replica {
@@ -45,7 +46,7 @@ impl Replica {
             && let Some(stable) = self.stable.clone()
         {
             self.send(from, ConsensusMessage::Stable(stable));
-        } else {
+        } else if !on(Bug::CheckpointsNotResent) {
             self.resend_checkpoints(from, status.stable);
         }
     }

@@ -1,6 +1,6 @@
 //! What the simulator asks a replica, to hold it against what it said and did.
 
-use super::state::Replica;
+use super::state::{Replica, Tip};
 use crate::crypto::Digest;
 use crate::types::{Phase, Slot, View};
 
@@ -36,6 +36,16 @@ impl Replica {
     /// The view of the prepared certificate it holds for a slot.
     pub(crate) fn prepared_view(&self, slot: Slot) -> Option<View> {
         self.slots.get(&slot).and_then(|state| state.prepared.as_ref()).map(|certificate| certificate.view)
+    }
+
+    /// The chain's end behind a slot that is the tip or accepted in this view.
+    pub(crate) fn chain_end_at(&self, slot: Slot) -> Option<Tip> {
+        self.chain_end(slot)
+    }
+
+    /// The slots that it keeps anything of.
+    pub(crate) fn slots_kept(&self) -> usize {
+        self.slots.len()
     }
 
     /// The bodies it holds.

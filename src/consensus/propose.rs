@@ -8,6 +8,7 @@ use super::record::Record;
 use super::state::{Replica, Tip};
 use super::verify::CheckedBody;
 use crate::crypto::merkle::Frontier;
+use crate::planted::{Bug, on};
 use crate::types::{BatchKind, Body, ConsensusMessage, Header, Leaf, Phase, SignedProposal};
 
 impl Replica {
@@ -37,7 +38,7 @@ impl Replica {
         let proposal = SignedProposal { view: self.view, header: header.clone(), body: body.body.clone(), signature: signed.signature };
         let message = Effect::Broadcast(ConsensusMessage::PrePrepare(proposal));
         // A leader that crashes must not come back to this view and propose otherwise: its new-view must be durable, or this must wait for it.
-        if (self.view == 0 && self.run <= 1) || self.voted_with_us.len() >= self.federation.weak_quorum() {
+        if (self.view == 0 && self.run <= 1) || on(Bug::ProposesTooSoon) || self.voted_with_us.len() >= self.federation.weak_quorum() {
             self.out.immediate.push(message);
         } else {
             self.out.effects.push(message);

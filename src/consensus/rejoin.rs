@@ -22,6 +22,7 @@
 use std::collections::BTreeMap;
 
 use super::state::Replica;
+use crate::planted::{Bug, on};
 use crate::types::{ConsensusMessage, Rejoin, RejoinAnswer, ReplicaIndex, Slot, TimestampMs, View};
 
 /// What keeps a replica from voting when it starts.
@@ -47,6 +48,9 @@ impl Rejoining {
 
     /// V and S, once enough members answered.
     fn bounds(&self, n: usize, quorum: usize, faulty: usize, window: u64) -> Option<(View, Slot)> {
+        if on(Bug::RejoinsAtOnce) {
+            return Some((0, 0));
+        }
         let at = (n - quorum + faulty).checked_sub(1)?;
         let nth = |of: fn(&(View, Slot)) -> u64| {
             let mut values: Vec<u64> = self.answers.values().map(of).collect();

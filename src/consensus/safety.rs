@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::crypto::{Digest, PublicKey, Signature, SigningKey};
+use crate::planted::{Bug, on};
 use crate::types::{
     Checkpoint, Complaint, Federation, NewView, Phase, ReplicaIndex, SignedCheckpoint, SignedComplaint, SignedVote, Slot, View, ViewChange, Vote,
 };
@@ -58,6 +59,7 @@ impl Safety {
     /// A signer for one replica. A suspect one never signs.
     #[must_use]
     pub fn new(federation: Arc<Federation>, me: ReplicaIndex, key: SigningKey, suspect: bool) -> Self {
+        let suspect = suspect && !on(Bug::SuspectVotes);
         Self { federation, me, key, suspect, view: 0, changing: false, signed: BTreeMap::new() }
     }
 
@@ -118,7 +120,7 @@ impl Safety {
             if *signed_view > view {
                 return Err(SafetyError::LeftView { view, current: *signed_view });
             }
-            if *signed_view == view && *signed != digest {
+            if *signed_view == view && *signed != digest && !on(Bug::SecondProposalAccepted) {
                 return Err(SafetyError::Contradiction { phase, view, slot, signed: *signed, asked: digest });
             }
         }

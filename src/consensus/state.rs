@@ -12,6 +12,7 @@ use super::verify::{Checked, CheckedBody, CheckedProposal, Verified};
 use super::{CoreOptions, Delivery, Effect, Event, Halt, Now, Step};
 use crate::crypto::merkle::Frontier;
 use crate::crypto::{Digest, SigningKey};
+use crate::planted::{Bug, on};
 use crate::types::{
     Checkpoint, CheckpointCertificate, CommitCertificate, Federation, Header, NewView, PreparedCertificate, ReplicaIndex, Role, Sequence,
     SignedCheckpoint, SignedVote, Slot, Status, TimestampMs, View, ViewChange,
@@ -67,7 +68,9 @@ impl VoteBox {
             return None;
         }
         match votes.get(&vote.replica) {
-            Some(known) if known.vote.view == vote.vote.view => (known.vote.digest != vote.vote.digest).then(|| known.clone()),
+            Some(known) if known.vote.view == vote.vote.view || on(Bug::ViewsContradict) => {
+                (known.vote.digest != vote.vote.digest).then(|| known.clone())
+            }
             Some(known) if !same_view && known.vote.view > vote.vote.view => None,
             _ => {
                 votes.insert(vote.replica, vote);
@@ -78,7 +81,7 @@ impl VoteBox {
 
     /// Moves to a view: votes ahead for it become current. Entering the same view twice (leaving for it, then beginning it) loses nothing.
     pub(super) fn enter(&mut self, view: View) {
-        self.current.retain(|_, v| v.vote.view == view);
+        self.current.retain(|_, v| v.vote.view == view || on(Bug::MixedViews));
         let (now, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.ahead).into_iter().partition(|(_, v)| v.vote.view <= view);
         self.current.extend(now.into_iter().filter(|(_, v)| v.vote.view == view));
         self.ahead.extend(later);
@@ -268,7 +271,15 @@ impl Replica {
 
     /// Applies a record read back from the journal.
     pub fn replay(&mut self, record: &Record) {
-        self.apply(record);
+        let forgotten = match record {
+            Record::Prepared(_) => on(Bug::PreparedForgotten),
+            Record::ViewChange(_) => on(Bug::ViewChangeForgotten),
+            Record::NewView(_) => on(Bug::NewViewForgotten),
+            _ => false,
+        };
+        if !forgotten {
+            self.apply(record);
+        }
     }
 
     /// Ends recovery. A replica that ran before never proposes in the view it comes back to, because it may have led it: proposals leave
@@ -283,7 +294,7 @@ impl Replica {
         // Records have no effects; but a halt is as true now as it was then.
         self.out.effects.retain(|effect| matches!(effect, Effect::Halt(_)));
         self.vote_cursor = self.floor() + 1;
-        if self.run > 1 && !self.changing {
+        if self.run > 1 && !self.changing && !on(Bug::ProposesAfterRestart) {
             self.barred_view = Some(self.view);
         }
         if let Some(change) = self.own_view_change.clone() {
@@ -292,7 +303,7 @@ impl Replica {
         if self.barred_view == Some(self.view) && self.leads() {
             self.complain("restarted as leader");
         }
-        durable.iter().for_each(|checkpoint| self.on_log_durable(*checkpoint));
+        durable.iter().filter(|_| !on(Bug::CheckpointsNotSignedAgain)).for_each(|checkpoint| self.on_log_durable(*checkpoint));
         std::mem::take(&mut self.out)
     }
 
@@ -445,7 +456,7 @@ impl Replica {
 
     /// Drops what no slot above the floor needs.
     pub(super) fn prune(&mut self) {
-        let floor = self.floor();
+        let floor = if on(Bug::NothingPruned) { 0 } else { self.floor() };
         self.slots = self.slots.split_off(&(floor + 1));
         self.bodies = self.bodies.split_off(&(floor + 1, Digest::ZERO));
         self.proposals = self.proposals.split_off(&(self.tip.slot + 1));
@@ -487,7 +498,7 @@ impl Replica {
     /// Whether a slot is in progress: in the window above the floor, or above the stable checkpoint that the log has yet to reach.
     pub(super) fn in_progress(&self, slot: Slot) -> bool {
         let window = self.federation.parameters().window_slots;
-        [self.floor(), self.stable_slot()].iter().any(|low| slot > *low && slot - low <= window)
+        [self.floor(), self.stable_slot()].iter().any(|low| slot > *low && (slot - low <= window || on(Bug::WindowIgnored)))
     }
 
     /// The last slot accepted in this view, or committed, without a gap.
@@ -519,8 +530,9 @@ impl Replica {
         let mut records = vec![Record::Owner(self.safety.owner()), Record::Started { run: self.run }];
         records.extend(self.stable.clone().map(Record::Stable));
         records.extend(self.own_new_view.clone().map(Record::NewView));
-        records.extend(self.own_view_change.clone().map(Record::ViewChange));
-        records.extend(self.slots.values().filter_map(|s| s.prepared.clone()).map(Record::Prepared));
+        records.extend(self.own_view_change.clone().filter(|_| !on(Bug::SnapshotWithoutViewChange)).map(Record::ViewChange));
+        let prepared = self.slots.values().filter_map(|s| s.prepared.clone());
+        records.extend(prepared.filter(|_| !on(Bug::SnapshotWithoutPrepared)).map(Record::Prepared));
         records
     }
 

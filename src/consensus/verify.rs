@@ -2,13 +2,14 @@
 //!
 //! [`Verified`] can only be made here, so nothing unchecked reaches the core. Cheap checks (place, sender, window) come before signatures.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
 use crate::crypto::{Digest, Signature};
+use crate::planted::{Bug, on};
 use crate::types::{
     BatchKind, Body, BodyDigests, CertificateError, CheckpointCertificate, CommitCertificate, CommittedBatch, ConsensusMessage, Epoch, Evidence,
     Federation, FetchBody, Header, NewView, PreparedCertificate, Rejoin, RejoinAnswer, ReplicaIndex, Sequence, SignedCheckpoint, SignedComplaint,
@@ -231,13 +232,22 @@ pub struct Verifier {
     floor: AtomicU64,
     stable: AtomicU64,
     seen: Mutex<Seen>,
+    /// The last view-change of each member that verified: they are repeated with every gossip, and come again inside new-views.
+    changes: Mutex<BTreeMap<ReplicaIndex, ViewChange>>,
 }
 
 impl Verifier {
     /// A verifier for a federation.
     #[must_use]
     pub fn new(federation: Arc<Federation>) -> Self {
-        Self { federation, view: AtomicU64::new(0), floor: AtomicU64::new(0), stable: AtomicU64::new(0), seen: Mutex::default() }
+        Self {
+            federation,
+            view: AtomicU64::new(0),
+            floor: AtomicU64::new(0),
+            stable: AtomicU64::new(0),
+            seen: Mutex::default(),
+            changes: Mutex::default(),
+        }
     }
 
     /// Tells it what is in progress, so that stale messages are dropped before their signature is checked.
@@ -260,7 +270,7 @@ impl Verifier {
                 if certificate.checkpoint.slot <= self.stable.load(Ordering::Relaxed) {
                     return Err(self.outside(certificate.checkpoint.slot));
                 }
-                certificate.verify(&self.federation)?;
+                certificate.verify(&self.federation).or_else(unless(Bug::StableUnchecked))?;
                 Checked::Stable(certificate)
             }
             ConsensusMessage::Complaint(complaint) => Checked::Complaint(self.complaint(from, complaint)?),
@@ -315,7 +325,7 @@ impl Verifier {
     /// [`Refusal`].
     pub fn batch(&self, batch: CommittedBatch) -> Result<Verified<CheckedBatch>, Refusal> {
         self.header_fields(&batch.header)?;
-        batch.certificate.verify(&self.federation, &batch.header)?;
+        batch.certificate.verify(&self.federation, &batch.header).or_else(unless(Bug::CatchUpUnchecked))?;
         let body = self.body_of(&batch.header, batch.body)?;
         Ok(Verified(CheckedBatch { header: batch.header, body, certificate: batch.certificate }))
     }
@@ -334,7 +344,7 @@ impl Verifier {
     fn check_window(&self, slot: Slot) -> Result<(), Refusal> {
         let refusal = self.outside(slot);
         let Refusal::OutsideWindow { low, high, .. } = refusal else { return Ok(()) };
-        if slot < low || slot > high { Err(refusal) } else { Ok(()) }
+        if slot < low || slot > high && !on(Bug::WindowIgnored) { Err(refusal) } else { Ok(()) }
     }
 
     fn check_signature(&self, index: ReplicaIndex, bytes: &[u8], signature: &Signature) -> Result<(), Refusal> {
@@ -357,12 +367,12 @@ impl Verifier {
     }
 
     fn vote(&self, from: ReplicaIndex, vote: SignedVote) -> Result<SignedVote, Refusal> {
-        Self::check_sender(from, vote.replica)?;
+        Self::check_sender(from, vote.replica).or_else(unless(Bug::VoteUnchecked))?;
         if vote.vote.epoch != 0 || vote.vote.view > MAX_NUMBER || vote.vote.view < self.view.load(Ordering::Relaxed) {
             return Err(Refusal::Foreign);
         }
         self.check_window(vote.vote.slot)?;
-        self.check_signature(vote.replica, &vote.vote.signed_bytes(self.federation.id()), &vote.signature)?;
+        self.check_signature(vote.replica, &vote.vote.signed_bytes(self.federation.id()), &vote.signature).or_else(unless(Bug::VoteUnchecked))?;
         Ok(vote)
     }
 
@@ -424,7 +434,7 @@ impl Verifier {
             return Err(Refusal::BodyMismatch);
         }
         let checked = CheckedBody::compute(&self.federation, body, header.first_sequence);
-        if checked.digests.body == header.body_digest { Ok(checked) } else { Err(Refusal::BodyMismatch) }
+        if checked.digests.body == header.body_digest || on(Bug::BodyUnchecked) { Ok(checked) } else { Err(Refusal::BodyMismatch) }
     }
 
     fn submission_limits(&self, submission: &Submission) -> Result<(), Refusal> {
@@ -456,7 +466,7 @@ impl Verifier {
             return Ok(());
         }
         let bytes = Submission::signed_bytes(self.federation.id(), &digests.submission);
-        key.verify(&bytes, &submission.signature).map_err(|_| Refusal::BadAuthorSignature)?;
+        key.verify(&bytes, &submission.signature).map_err(|_| Refusal::BadAuthorSignature).or_else(unless(Bug::AuthorUnchecked))?;
         self.seen.lock().insert(seen);
         Ok(())
     }
@@ -474,7 +484,16 @@ impl Verifier {
         if change.epoch != 0 || change.new_view > MAX_NUMBER || change.new_view < self.view.load(Ordering::Relaxed) {
             return Err(Refusal::Foreign);
         }
-        check_view_change(&self.federation, change)
+        self.known_change(change)
+    }
+
+    fn known_change(&self, change: &ViewChange) -> Result<(), Refusal> {
+        if self.changes.lock().get(&change.replica) == Some(change) {
+            return Ok(());
+        }
+        check_view_change(&self.federation, change)?;
+        self.changes.lock().insert(change.replica, change.clone());
+        Ok(())
     }
 
     fn new_view(&self, new_view: &NewView) -> Result<(), Refusal> {
@@ -484,7 +503,7 @@ impl Verifier {
         let leader = self.federation.leader(new_view.view);
         let quorum = self.federation.quorum();
         let changes = &new_view.view_changes;
-        if changes.len() < quorum || changes.len() > self.federation.size() {
+        if changes.len() < quorum && !on(Bug::NewViewUnchecked) || changes.len() > self.federation.size() {
             return Err(CertificateError::NoQuorum { needed: quorum, actual: changes.len() }.into());
         }
         let ascending = changes.windows(2).all(|pair| pair[0].replica < pair[1].replica);
@@ -492,8 +511,13 @@ impl Verifier {
             return Err(Refusal::BadViewChange);
         }
         self.check_signature(leader, &new_view.signed_bytes(self.federation.id()), &new_view.signature)?;
-        changes.iter().try_for_each(|vc| check_view_change(&self.federation, vc))
+        changes.iter().try_for_each(|vc| self.known_change(vc)).or_else(unless(Bug::NewViewUnchecked))
     }
+}
+
+/// Lets an error pass if a bug is planted.
+fn unless<E>(bug: Bug) -> impl FnOnce(E) -> Result<(), E> {
+    move |error| if on(bug) { Ok(()) } else { Err(error) }
 }
 
 /// A view-change whose every part verifies: its signature, its checkpoint, each certificate (before any of them replaces another).

@@ -7,6 +7,7 @@ use super::record::Record;
 use super::state::{Accepted, Heard, Replica};
 use super::{Effect, Halt};
 use crate::crypto::{Digest, Signature};
+use crate::planted::{Bug, on};
 use crate::types::{
     CheckpointCertificate, ConsensusMessage, Header, NewView, Phase, PreparedCertificate, ReplicaIndex, SignedComplaint, Slot, View, ViewChange,
 };
@@ -18,16 +19,18 @@ pub fn choose(new_view: &NewView) -> (Option<CheckpointCertificate>, Vec<Header>
     let base = new_view.view_changes.iter().filter_map(|vc| vc.stable.as_ref()).max_by_key(|c| c.checkpoint.slot).cloned();
     let (base_slot, mut parent) = base.as_ref().map_or((0, Digest::ZERO), |c| (c.checkpoint.slot, c.checkpoint.digest));
     let mut best: BTreeMap<Slot, &PreparedCertificate> = BTreeMap::new();
-    for certificate in new_view.view_changes.iter().flat_map(|vc| &vc.prepared).filter(|c| c.header.slot > base_slot) {
+    let longest = || new_view.view_changes.iter().max_by_key(|vc| vc.prepared.last().map(|c| c.header.slot)).map(|vc| vc.replica);
+    let changes = new_view.view_changes.iter().filter(|vc| !on(Bug::HighestTip) || longest() == Some(vc.replica));
+    for certificate in changes.flat_map(|vc| &vc.prepared).filter(|c| c.header.slot > base_slot) {
         let entry = best.entry(certificate.header.slot).or_insert(certificate);
-        if certificate.view > entry.view {
+        if (certificate.view > entry.view) != on(Bug::LowestView) {
             *entry = certificate;
         }
     }
     let mut chosen = Vec::new();
     for (slot, certificate) in (base_slot + 1..).zip(best) {
         let (found, certificate) = certificate;
-        if found != slot || certificate.header.parent != parent {
+        if found != slot || certificate.header.parent != parent && !on(Bug::ChosenParentUnchecked) {
             break;
         }
         parent = certificate.header.digest();
@@ -92,7 +95,8 @@ impl Replica {
         }
         let stable = self.stable.clone();
         let floor = self.stable_slot();
-        let prepared = self.slots.range(floor + 1..=self.window_end()).filter_map(|(_, s)| s.prepared.clone()).collect();
+        let prepared = self.slots.range(floor + 1..=self.window_end()).filter_map(|(_, s)| s.prepared.clone());
+        let prepared = prepared.filter(|_| !on(Bug::PreparedLeftOut)).collect();
         let unsigned = ViewChange { epoch: 0, new_view, stable, prepared, replica: self.me, signature: Signature([0; 64]) };
         let Ok(change) = self.safety.view_change(unsigned) else { return };
         let change = Arc::new(change);
@@ -129,7 +133,8 @@ impl Replica {
             return;
         }
         // Whoever left for a later view cannot come back to this one: a quorum at this view or beyond is all that it will ever get.
-        if self.view_changes.values().filter(|vc| vc.new_view >= self.view).count() >= self.federation.quorum() {
+        let there = |vc: &&Arc<ViewChange>| vc.new_view == self.view || vc.new_view > self.view && !on(Bug::ExactViewQuorum);
+        if self.view_changes.values().filter(there).count() >= self.federation.quorum() {
             self.timers.quorum_since.get_or_insert(self.now.mono);
         }
         let joined: Vec<ViewChange> = self.view_changes.values().filter(|vc| vc.new_view == self.view).map(|vc| ViewChange::clone(vc)).collect();
@@ -166,6 +171,10 @@ impl Replica {
         self.own_view_change = Some(change.clone());
         self.own_new_view = None;
         self.begin_view(change.new_view, true);
+        if on(Bug::EntersWithoutNewView) {
+            self.safety.enter(change.new_view);
+            self.changing = false;
+        }
     }
 
     /// A new-view: adopt its checkpoint, and take the chosen headers as accepted.
@@ -259,7 +268,8 @@ impl Replica {
         let since = *self.timers.work_since.get_or_insert(now);
         let stalled = now.saturating_sub(since) > self.scaled(self.options.stall_timeout_ms);
         let oldest = oldest.map_or(now, |at| at.max(self.timers.view_entered));
-        let starved = now.saturating_sub(oldest) > self.scaled(self.options.request_timeout_ms);
+        let stalled = stalled && !on(Bug::StallTimeoutIgnored);
+        let starved = !on(Bug::RequestTimeoutIgnored) && now.saturating_sub(oldest) > self.scaled(self.options.request_timeout_ms);
         if (stalled || starved) && self.complained != Some(self.view) {
             self.complain(if stalled { "nothing was committed while work was pending" } else { "a submission was left waiting" });
         }
@@ -267,7 +277,7 @@ impl Replica {
 
     /// Says again, while it still holds, what may have been lost: the complaint, the view-change.
     pub(super) fn repeat_view_change(&mut self) {
-        if let Some(change) = self.own_view_change.clone().filter(|_| self.changing) {
+        if let Some(change) = self.own_view_change.clone().filter(|_| self.changing && !on(Bug::ViewChangeNotRepeated)) {
             self.broadcast(ConsensusMessage::ViewChange(change));
         }
         if self.barred_view == Some(self.view) && self.leads() && !self.changing {

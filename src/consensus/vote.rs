@@ -3,6 +3,7 @@
 use super::Effect;
 use super::record::Record;
 use super::state::Replica;
+use crate::planted::{Bug, on};
 use crate::types::{CommitCertificate, ConsensusMessage, Evidence, Phase, PreparedCertificate, SignatureSet, SignedVote, Slot, Status};
 
 impl Replica {
@@ -33,7 +34,7 @@ impl Replica {
         let mut previous_sent = slot == self.vote_cursor || slot - 1 <= self.tip.slot;
         while slot <= head {
             self.send_prepare(slot);
-            if previous_sent || slot - 1 <= self.tip.slot {
+            if previous_sent || slot - 1 <= self.tip.slot || on(Bug::CommitOutOfOrder) {
                 self.send_commit(slot);
             }
             if slot == self.tip.slot + 1 {
@@ -75,7 +76,7 @@ impl Replica {
         let Some(state) = self.slots.get(&slot).filter(|s| s.prepare_sent && !s.commit_sent) else { return };
         let Some(accepted) = &state.accepted else { return };
         let signatures = signatures(state.prepares.matching(accepted.digest));
-        if signatures.0.len() < self.federation.quorum() {
+        if signatures.0.len() + usize::from(on(Bug::ProposalCountsAsPrepare)) < self.federation.quorum() {
             return;
         }
         let certificate = PreparedCertificate { view: self.view, header: accepted.header.clone(), signatures };
@@ -95,8 +96,9 @@ impl Replica {
         let Some(state) = self.slots.get(&slot) else { return };
         let Some(accepted) = &state.accepted else { return };
         let signatures = signatures(state.commits.matching(accepted.digest));
+        let needed = if on(Bug::CommittedByFew) { self.federation.weak_quorum() } else { self.federation.quorum() };
         // The frontier is the check that the root follows from the log before it.
-        if signatures.0.len() < self.federation.quorum() || accepted.frontier.is_none() {
+        if signatures.0.len() < needed || accepted.frontier.is_none() {
             return;
         }
         let Some((header, body)) = self.bodies.get(&(slot, accepted.digest)).cloned() else { return };

@@ -12,6 +12,7 @@ use super::disk::{Access, Disk, DiskFile};
 use super::error::{Damage, DamageKind, FrameProblem};
 use super::frame::{FORMAT_VERSION, Frame, FrameCursor, FrameHead, Header, KIND_HEADER, KIND_MARK, Locator, RawFrame, StreamKind};
 use super::page::{PAGE, PAYLOAD, PageFound, PagePlace, classify};
+use crate::planted::{Bug, on};
 
 /// Pages read at once.
 const CHUNK: u32 = 64;
@@ -168,7 +169,9 @@ impl GroupScan {
         while index < count {
             let number = self.page.checked_add(index).filter(|number| *number < self.source.pages)?;
             let (found, bytes) = self.source.page(number);
-            let PageFound::Whole(place) = found else { return None };
+            let PageFound::Whole(place) = found else {
+                return (index > 0 && on(Bug::TornGroupRead)).then_some((index, payload));
+            };
             if index == 0 {
                 count = place.count;
             }

@@ -13,6 +13,7 @@ use super::page::{GroupBuilder, PAYLOAD, PageFound, PagePlace};
 use super::report::JournalOptions;
 use super::scan::{Expectation, FrameScan, PageSource, Tail};
 use crate::failpoint::{self, Point};
+use crate::planted::{Bug, on};
 
 /// The directory of the segments within the journal's.
 pub(super) fn segments_dir(dir: &Path) -> PathBuf {
@@ -403,6 +404,9 @@ impl Drop for SegmentWriter {
 /// Gives a prepared segment its name, durably.
 fn put_in_place(root: &Root, path: &Path) -> Result<(), JournalError> {
     root.disk.rename(&path.with_added_extension("tmp"), path).during(Operation::Rename, path)?;
+    if on(Bug::SegmentNameNotSynced) {
+        return Ok(());
+    }
     sync_dir(&*root.disk, &segments_dir(&root.dir))
 }
 

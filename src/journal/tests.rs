@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod power;
+mod watched;
 
 use std::fs::{self, File};
 use std::io;
@@ -17,6 +18,7 @@ use tempfile::TempDir;
 use super::disk::{Access, Disk, DiskFile, RealDisk, Root};
 use super::page::PAGE;
 use super::*;
+use watched::{Watch, Watched};
 
 fn root(dir: &Path) -> Root {
     Root::new(RealDisk::shared(), dir)
@@ -610,77 +612,13 @@ impl FailingDisk {
     }
 }
 
-struct FailingFile(Box<dyn DiskFile>, Arc<FailingDisk>);
-
-impl DiskFile for FailingFile {
-    fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.read(bytes, offset)
+impl Watch for FailingDisk {
+    fn write(&self) -> io::Result<()> {
+        if self.sync { Ok(()) } else { self.strikes() }
     }
 
-    fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        if !self.1.sync {
-            self.1.strikes()?;
-        }
-        self.0.write(bytes, offset)
-    }
-
-    fn length(&self) -> io::Result<u64> {
-        self.0.length()
-    }
-
-    fn set_length(&self, bytes: u64) -> io::Result<()> {
-        self.0.set_length(bytes)
-    }
-
-    fn allocate(&self, bytes: u64) -> io::Result<()> {
-        self.0.allocate(bytes)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        if self.1.sync {
-            self.1.strikes()?;
-        }
-        self.0.sync()
-    }
-
-    fn sync_all(&self) -> io::Result<()> {
-        self.0.sync_all()
-    }
-}
-
-struct Failing(Arc<FailingDisk>);
-
-impl Disk for Failing {
-    fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn DiskFile>> {
-        RealDisk.open(path, access).map(|file| Box::new(FailingFile(file, self.0.clone())) as Box<dyn DiskFile>)
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        RealDisk.list(dir)
-    }
-
-    fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        RealDisk.create_dir(dir)
-    }
-
-    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
-        RealDisk.remove_dir(dir)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        RealDisk.remove(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealDisk.rename(from, to)
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        RealDisk.sync_dir(dir)
-    }
-
-    fn lock(&self, dir: &Path) -> io::Result<Option<Box<dyn Send + Sync>>> {
-        RealDisk.lock(dir)
+    fn sync(&self, _: &Path) -> io::Result<()> {
+        if self.sync { self.strikes() } else { Ok(()) }
     }
 }
 
@@ -689,7 +627,7 @@ fn one_failed_write_or_sync_stops_the_journal_for_good() {
     for (left, sync) in [(1, false), (2, false), (1, true), (2, true)] {
         let (_root, dir) = fresh();
         let disk = Arc::new(FailingDisk { left: AtomicU32::new(0), sync });
-        let (mut journal, _) = Journal::open_on(Arc::new(Failing(disk.clone())), &dir, FEDERATION, &SMALL).unwrap();
+        let (mut journal, _) = Journal::open_on(Arc::new(Watched(disk.clone())), &dir, FEDERATION, &SMALL).unwrap();
         disk.left.store(left, Ordering::SeqCst);
         append(&mut journal, &segment(1, 1, vec![1]));
         append(&mut journal, &vote(1, vec![1]));

@@ -5,6 +5,7 @@
 use crate::consensus::{Answer, Delivery, Ticket};
 use crate::crypto::Digest;
 use crate::failpoint::{self, Point};
+use crate::planted::{Bug, on};
 use crate::proof::{ProofError, ReceiptMaker};
 use crate::store::{AppendBatch, BodyLocator, Log, StoreError, ViewRecord};
 use crate::types::{Checkpoint, CheckpointCertificate, CommittedBatch, Evidence, Sequence, SubmitOutcome, TimestampMs, View, encode};
@@ -91,7 +92,9 @@ impl<L: Log> Keeper<L> {
             kept.answers = answers.into_iter().map(|answer| (answer.ticket, receipt(&maker, header.first_sequence, answer))).collect();
         }
         if checkpoint {
-            self.log.sync()?;
+            if !on(Bug::CheckpointBeforeSync) {
+                self.log.sync()?;
+            }
             failpoint::hit(Point::Checkpoint);
             let (slot, sequence) = (header.slot, header.last_sequence());
             kept.durable = Some(Checkpoint { epoch: header.epoch, slot, sequence, digest: batch.certificate.digest, log_root: header.log_root });

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use crate::consensus::{Effect, Part, Record, Step};
 use crate::crypto::Digest;
 use crate::journal::{Journal, JournalError, Locator};
+use crate::planted::{Bug, on};
 use crate::recovery::{RecoveryError, Suspicion, body_locator};
 use crate::types::{CodecError, Slot};
 
@@ -23,7 +24,7 @@ pub(crate) enum PipelineInput {
 /// What may happen now that everything before it is durable, in order.
 pub(crate) enum Released {
     /// To another thread, or to the network: everything but deliveries, views and evidence.
-    Effect(Effect),
+    Effect(Box<Effect>),
     /// To the log.
     Log(LogInput),
 }
@@ -96,7 +97,7 @@ impl Pipeline {
                 PipelineInput::Rotate(snapshot) => self.journal.rotate_votes(&frames(&snapshot)?)?,
             }
         }
-        if must_sync {
+        if must_sync && (due || !on(Bug::VoteBeforeRecord)) {
             self.sync()?;
         }
         effects.into_iter().for_each(|effect| released.push(self.release(effect)));
@@ -138,7 +139,7 @@ impl Pipeline {
             }
             Effect::Evidence(evidence) => Released::Log(LogInput::Evidence(Box::new(evidence))),
             Effect::ViewEntered { view, reason } => Released::Log(LogInput::View { view, reason }),
-            other => Released::Effect(other),
+            other => Released::Effect(Box::new(other)),
         }
     }
 }

@@ -65,7 +65,7 @@ impl Writer {
         failpoint::hit(Point::Effects);
         for released in released {
             match released {
-                Released::Effect(effect) => self.run_effect(effect),
+                Released::Effect(effect) => self.run_effect(*effect),
                 Released::Log(input) => self.to_log(input),
             }
         }

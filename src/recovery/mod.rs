@@ -28,6 +28,7 @@ use crate::consensus::{CoreOptions, DuplicateTable, Record, RecordError, Replica
 use crate::crypto::{Digest, PublicKey, SigningKey};
 use crate::failpoint::{self, Point};
 use crate::journal::{Disk, Journal, JournalError, JournalOptions, Locator, RealDisk};
+use crate::planted::{Bug, on};
 use crate::store::{Log, LogReader, Store, StoreError, StoreOptions, StoredBatch};
 use crate::types::{Checkpoint, CodecError, Federation, ReplicaIndex, Slot};
 use replay::{Replayed, open_or_rebuild, record_of, replay_journal, stable_slot};
@@ -304,7 +305,11 @@ fn durable_checkpoints(federation: &Federation, dir: &DataDir, store: &mut impl 
 
 /// Once suspect, suspect until it has rejoined: later starts may no longer read the damaged place, and what was forgotten there stays forgotten.
 fn remember_suspicion(note: &Suspicion, report: &mut RecoveryReport) -> Result<(), RecoveryError> {
-    match (note.read()?, &report.suspect) {
+    let found = note.read()?.filter(|_| !on(Bug::SuspicionForgotten));
+    if found.is_some() {
+        note.keep()?;
+    }
+    match (found, &report.suspect) {
         (Some(earlier), Some(known)) if known.ends_with(&earlier) => {}
         (Some(earlier), _) => report.suspect_because(format!("since an earlier start: {earlier}")),
         (None, Some(reason)) => note.note(reason)?,

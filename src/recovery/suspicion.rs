@@ -43,6 +43,18 @@ impl Suspicion {
         }
     }
 
+    /// Makes a note that was found survive a power cut: whoever left it may have been killed before its sync.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn keep(&self) -> Result<(), RecoveryError> {
+        let sync = || {
+            self.disk.open(&self.path, Access::ReadWrite)?.sync_all()?;
+            self.disk.sync_dir(&self.dir)
+        };
+        sync().map_err(|error| self.failed(error))
+    }
+
     /// Leaves a note, durably.
     ///
     /// # Errors

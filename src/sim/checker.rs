@@ -63,6 +63,9 @@ pub(super) fn facts_of_recovered(core: &Replica) -> Vec<Fact> {
     facts
 }
 
+/// Where an update stands, its data digest, and until when its id may not be used again.
+type Placed = (Sequence, Digest, TimestampMs);
+
 /// The ledgers of everything signed, sent and committed in a run.
 pub(super) struct Checker {
     federation: Arc<Federation>,
@@ -72,7 +75,9 @@ pub(super) struct Checker {
     left: BTreeMap<u16, View>,
     stable: BTreeMap<u16, Slot>,
     committed: Vec<Digest>,
-    places: BTreeMap<(PublicKey, UpdateId), Vec<(Sequence, Digest, TimestampMs)>>,
+    /// What a quorum's Commits of one view prove, whether or not anybody collected them.
+    proven: BTreeMap<Slot, Digest>,
+    places: BTreeMap<(PublicKey, UpdateId), Vec<Placed>>,
     last_sequence: Sequence,
     last_time: TimestampMs,
 }
@@ -90,6 +95,7 @@ impl Checker {
             left: BTreeMap::new(),
             stable: BTreeMap::new(),
             committed: Vec::new(),
+            proven: BTreeMap::new(),
             places: BTreeMap::new(),
             last_sequence: 0,
             last_time: 0,
@@ -171,12 +177,30 @@ impl Checker {
     fn vote(&mut self, member: u16, phase: Phase, view: View, slot: Slot, digest: Digest) -> Result<(), Violation> {
         let signed = *self.votes.entry((member, phase, view, slot)).or_insert(digest);
         if signed == digest {
-            return Ok(());
+            return if phase == Phase::Commit { self.prove(view, slot, digest) } else { Ok(()) };
         }
         Err(broken(
             "11 nothing is signed twice",
             format!("replica {member} signed {phase:?} at view {view} slot {slot} for {signed:?} and {digest:?}"),
         ))
+    }
+
+    fn prove(&mut self, view: View, slot: Slot, digest: Digest) -> Result<(), Violation> {
+        let members = 0..u16::try_from(self.federation.size()).unwrap_or(u16::MAX);
+        let commits = members.filter(|member| self.votes.get(&(*member, Phase::Commit, view, slot)) == Some(&digest)).count();
+        if commits < self.federation.quorum() {
+            return Ok(());
+        }
+        let known = self.proven.get(&slot).or(self.committed.get(slot_index(slot))).copied();
+        self.proven.insert(slot, digest);
+        self.one_proof(slot, known, digest)
+    }
+
+    fn one_proof(&self, slot: Slot, known: Option<Digest>, digest: Digest) -> Result<(), Violation> {
+        match known.filter(|known| *known != digest) {
+            Some(known) => Err(broken("9 no proof for what is not committed", format!("slot {slot}: quorums committed {known:?} and {digest:?}"))),
+            None => Ok(()),
+        }
     }
 
     fn state(&mut self, member: u16, kind: &'static str, number: u64, digest: Digest) -> Result<(), Violation> {
@@ -243,6 +267,7 @@ impl Checker {
 
     fn first_committed(&mut self, header: &Header, digest: Digest, body: &CheckedBody) -> Result<(), Violation> {
         let slot = header.slot;
+        self.one_proof(slot, self.proven.get(&slot).copied(), digest)?;
         let parent = self.committed.last().copied().unwrap_or(Digest::ZERO);
         let follows = slot_index(slot) == self.committed.len() && header.first_sequence == self.last_sequence + 1 && header.parent == parent;
         if !follows || header.timestamp <= self.last_time {

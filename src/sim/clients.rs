@@ -21,6 +21,8 @@ pub(super) struct Operation {
     last: Option<SubmitOutcome>,
     /// Another submission uses one of its ids.
     contested: bool,
+    /// The run ends without its fate.
+    idle: bool,
 }
 
 /// How it ended.
@@ -83,21 +85,28 @@ impl Clients {
             Some(key) => Submission::sign(self.federation.id(), key, now + lifetime.min(longest), updates),
             None => Submission::sign(self.federation.id(), &SigningKey::simulated(&[0; 32]), now, updates),
         };
-        let operation =
-            Operation { submission: Arc::new(submission), after: self.acknowledged, settled: None, asked_at: mono, last: None, contested };
+        let operation = Operation {
+            submission: Arc::new(submission),
+            after: self.acknowledged,
+            settled: None,
+            asked_at: mono,
+            last: None,
+            contested,
+            idle: false,
+        };
         self.operations.push(operation);
         self.operations.len() - 1
     }
 
     /// Those that wait for an answer for too long, or were told to ask again.
     pub(super) fn due(&self, mono: u64) -> Vec<usize> {
-        let waiting = self.operations.iter().enumerate().filter(|(_, operation)| operation.settled.is_none());
+        let waiting = self.operations.iter().enumerate().filter(|(_, operation)| operation.settled.is_none() && !operation.idle);
         waiting.filter(|(_, operation)| operation.asked_at + 1_500 <= mono).map(|(at, _)| at).collect()
     }
 
     /// A few of those without a fate, as text.
     pub(super) fn pending(&self) -> String {
-        let waiting = self.operations.iter().filter(|operation| operation.settled.is_none()).take(3);
+        let waiting = self.operations.iter().filter(|operation| operation.settled.is_none() && !operation.idle).take(3);
         waiting.fold(String::new(), |text, o| {
             let ids: Vec<String> = o.submission.ids().map(ToString::to_string).collect();
             text + &format!("; pending {} until {}, last told {:?}", ids.join(","), o.submission.not_after, o.last)
@@ -105,7 +114,14 @@ impl Clients {
     }
 
     pub(super) fn unsettled(&self) -> usize {
-        self.operations.iter().filter(|operation| operation.settled.is_none()).count()
+        self.operations.iter().filter(|operation| operation.settled.is_none() && !operation.idle).count()
+    }
+
+    /// Nobody waits for this one.
+    pub(super) fn awaits_nothing(&mut self, at: usize) {
+        if let Some(operation) = self.operations.get_mut(at) {
+            operation.idle = true;
+        }
     }
 
     /// What liars gave valid receipts for is committed too.

@@ -62,6 +62,8 @@ pub(super) struct Instance {
     pub(super) taint: Taint,
     /// Its disk was tampered with once, and what was hit may come to light later.
     pub(super) scarred: bool,
+    /// It was suspect at its last start, and has not rejoined since.
+    pub(super) forgot: bool,
     pub(super) liars: Vec<Box<dyn Liar>>,
     /// Older copies of the whole disk.
     pub(super) copies: Vec<(Image, SimStore)>,
@@ -113,6 +115,7 @@ impl Instance {
             slow_ms: 0,
             taint: Taint::None,
             scarred: false,
+            forgot: false,
             liars: Vec::new(),
             copies: Vec::new(),
         }

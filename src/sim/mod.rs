@@ -10,13 +10,19 @@ mod checker;
 mod clients;
 mod coverage;
 mod disk;
+mod ending;
+mod faults;
 mod instance;
 mod log;
 mod minimise;
+mod network;
 mod plan;
 mod rng;
 mod trace;
 mod world;
+
+#[cfg(test)]
+mod tests;
 
 pub use adversary::Behaviour;
 pub use campaign::{Draw, Failure, Tally, campaign};

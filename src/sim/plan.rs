@@ -109,7 +109,6 @@ pub struct Protocol {
 
 /// One thing that is done to the federation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Action {
     /// When, ms from the start.
     pub at: u64,

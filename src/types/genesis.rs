@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{FederationId, Parameters, PeerId, ReplicaIndex, View};
 use crate::crypto::{Canonical, Digest, KeyError, PublicKey, Sink, VerifyingKey};
+use crate::planted::{Bug, on};
 
 /// The quorum of `n` members: `(2n+2)/3` rounded down, which is `2n/3` rounded up. Any two quorums share a correct member for every n >= 4, and the correct members
 /// alone form one (Castro and Liskov, OSDI 1999, generalised from n = 3f+1; `2f+1` is unsafe for n = 5, 6, 8, 9).
@@ -165,6 +166,18 @@ fn write_members<S: Sink>(members: &[Member], out: Canonical<S>) -> Canonical<S>
     out.each(members.iter(), |out, m| out.var(m.peer.0.as_bytes()).fixed(&m.consensus_key.0).fixed(&m.transport_key.0).fixed(&m.cosignature_key.0))
 }
 
+/// A new-view carries a quorum's view-changes, each with a window of prepared certificates of a quorum's signatures: it must fit its frame, or no
+/// view could ever begin.
+fn check_new_view(members: usize, window_slots: u64) -> Result<(), GenesisError> {
+    const HEADER_BYTES: u64 = 256;
+    const SIGNATURE_BYTES: u64 = 66;
+    let quorum = byzantine_threshold(members) as u64;
+    let frame = super::MessageClass::Control.max_frame_bytes() as u64;
+    let high = (frame - frame / 8) / (quorum * (HEADER_BYTES + SIGNATURE_BYTES * quorum));
+    let (key, value) = ("window_slots", window_slots);
+    if value <= high { Ok(()) } else { Err(GenesisError::Parameter { key, value, low: 2, high }) }
+}
+
 /// A genesis that was checked, with its keys ready to verify: all that anyone needs to check a proof.
 #[derive(Debug, Clone)]
 pub struct Federation {
@@ -198,6 +211,7 @@ impl Federation {
             return Err(GenesisError::TooManyPeers { limit: MAX_MEMBERS, actual });
         }
         genesis.parameters.validate()?;
+        check_new_view(actual, genesis.parameters.window_slots)?;
         genesis.check_labels()?;
         let mut seen = BTreeSet::new();
         let mut admit = |role: &'static str, label: &str, key: PublicKey| {
@@ -261,7 +275,11 @@ impl Federation {
     /// The quorum, [`byzantine_threshold`] of n.
     #[must_use]
     pub fn quorum(&self) -> usize {
-        byzantine_threshold(self.size())
+        match fault_limit(self.size()) {
+            f if on(Bug::QuorumTwoF) => 2 * f,
+            f if on(Bug::QuorumTwoFPlusOne) => 2 * f + 1,
+            _ => byzantine_threshold(self.size()),
+        }
     }
 
     /// f + 1.

@@ -9,7 +9,7 @@ use exo_federation::config::{FederationFile, ReplicaFile};
 use exo_federation::consensus::kind;
 use exo_federation::journal::{Journal, JournalOptions, JournalReader};
 use exo_federation::recovery::DataDir;
-use exo_federation::store::{Store, StoreOptions, StoredBody};
+use exo_federation::store::{LogReader as _, Store, StoreOptions, StoredBody};
 use exo_federation::types::Federation;
 
 use crate::stage::{Stage, copy_tree, files_of};
@@ -31,7 +31,7 @@ pub(crate) fn shrink(stage: &Stage) {
         edit(&format!("replica-{index}/replica.toml"), &|text| text + options);
         let data = DataDir(stage.path(&format!("replica-{index}/data")));
         fs::remove_dir_all(data.journal()).unwrap();
-        data.create(&federation, &journal).unwrap();
+        data.create(&federation, federation.members()[index].consensus_key, &journal).unwrap();
     }
 }
 

@@ -73,7 +73,7 @@ impl History {
         let history = Self { home };
         let (signers, config) = (Signers::of(stage), history.config());
         fs::remove_dir_all(config.data.journal()).unwrap();
-        config.data.create(&config.federation, &config.journal).unwrap();
+        config.data.create(&config.federation, config.secret.consensus_key().public(), &config.journal).unwrap();
         let (mut journal, _) = Journal::open(&config.data.journal(), config.federation.id().0.0, &config.journal).unwrap();
         let (mut parent, mut frontier) = (Digest::ZERO, Frontier::default());
         for slot in 1..=updates / shape.updates_per_batch {

@@ -17,6 +17,7 @@ use exo_federation::consensus::{Record, batch_of_frame};
 use exo_federation::crypto::Digest;
 use exo_federation::node::{LogEntry, NodeConfig};
 use exo_federation::recovery::{DataDir, Inputs, Recovered, recover};
+use exo_federation::store::LogReader as _;
 use exo_federation::types::{Slot, View};
 
 use super::load::Ack;
@@ -96,6 +97,7 @@ impl Checker {
             core: config.core.clone(),
             journal: config.journal,
             store: config.store,
+            nonce: 0,
         };
         recover(&DataDir(data.to_path_buf()), inputs).map_err(|error| format!("does not start: {error}"))
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use exo_federation::consensus::{CoreOptions, DuplicateTable, Effect, Event, Now, Record, Replica, Step, Tip, Verifier, Waiter};
+use exo_federation::consensus::{CoreOptions, DuplicateTable, Effect, Event, Now, Record, Replica, Step, Suspicion, Tip, Verifier, Waiter};
 use exo_federation::crypto::Digest;
 use exo_federation::types::{
     Checkpoint, CommittedBatch, ConsensusMessage, Evidence, Federation, FetchBody, Genesis, Parameters, Phase, SignedVote, StateUpdate, Submission,
@@ -26,7 +26,7 @@ pub(crate) fn core(federation: &Arc<Federation>, me: u16) -> Replica {
     let parameters = federation.parameters();
     let table = DuplicateTable::new(parameters.max_lifetime_ms, parameters.max_live_ids);
     let key = secret(u8::try_from(me).unwrap()).consensus_key();
-    let mut core = Replica::new(federation.clone(), me, key, CoreOptions::default(), Tip::genesis(), table, false);
+    let mut core = Replica::new(federation.clone(), me, key, CoreOptions::default(), Tip::genesis(), table, Suspicion::default());
     core.replay(&Record::Started { run: 1 });
     core
 }
@@ -64,7 +64,7 @@ pub(crate) fn run(federation: &Arc<Federation>) -> Run {
     let (queue, silent) = (VecDeque::new(), BTreeSet::new());
     let mut cluster = Cluster { federation: federation.clone(), cores, verifiers, queue, silent, time: 0, run: Run::default() };
     for me in 0..4 {
-        let step = cluster.cores[usize::from(me)].resume(now(0));
+        let step = cluster.cores[usize::from(me)].resume(now(0), &[]);
         cluster.take(me, step);
     }
     for number in 0..10 {

@@ -1,7 +1,7 @@
 //! Leaves one author's submissions out: it neither hears of them nor passes them on.
 
 use super::{Liar, Means};
-use crate::types::{ConsensusMessage, ReplicaIndex};
+use crate::types::{ConsensusMessage, Federation, ReplicaIndex, Submission};
 
 pub(super) struct Censor;
 
@@ -11,7 +11,10 @@ impl Liar for Censor {
     }
 
     fn hears(&mut self, _: ReplicaIndex, message: &ConsensusMessage, means: &mut Means<'_>) -> bool {
-        let first = means.federation.genesis().authors.first().map(|author| author.key);
-        !matches!(message, ConsensusMessage::Forward(submission) if Some(submission.author) == first)
+        !matches!(message, ConsensusMessage::Forward(submission) if !self.takes(means.federation, submission))
+    }
+
+    fn takes(&self, federation: &Federation, submission: &Submission) -> bool {
+        federation.genesis().authors.first().is_none_or(|author| author.key != submission.author)
     }
 }

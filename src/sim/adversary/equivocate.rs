@@ -1,17 +1,11 @@
 //! Leaders that propose what they must not: two batches at one place, batches that break a rule, batches with updates nobody else knows.
 
 use super::{Liar, Means, unsigned};
-use crate::crypto::merkle::Frontier;
 use crate::crypto::sha256;
-use crate::types::{Body, ConsensusMessage, ReplicaIndex, SignedProposal, StateUpdate, Submission, UpdateId};
+use crate::types::{Body, ConsensusMessage, ReplicaIndex, StateUpdate, Submission, UpdateId};
 
 pub(super) struct Equivocate {
     pub(super) to_one: bool,
-}
-
-/// The frontier before a proposal is not known to a liar that has only the header; at the first slot it is the empty one.
-fn before(proposal: &SignedProposal) -> Option<Frontier> {
-    (proposal.header.first_sequence == 1).then(Frontier::default)
 }
 
 impl Liar for Equivocate {
@@ -45,7 +39,7 @@ impl Liar for BadProposal {
                     changed.signature = unsigned();
                     *first = changed.into();
                 }
-                means.with_body(proposal, body, before(proposal).as_ref())
+                means.with_body(proposal, body)
             }
             1 => {
                 header.parent = sha256(&header.parent.0);
@@ -54,14 +48,14 @@ impl Liar for BadProposal {
             2 => {
                 let mut submissions = proposal.body.submissions.clone();
                 submissions.extend(submissions.first().cloned());
-                means.with_body(proposal, Body { submissions }, before(proposal).as_ref())
+                means.with_body(proposal, Body { submissions })
             }
             3 => {
                 header.log_root = sha256(&header.log_root.0);
                 means.proposal(proposal.view, header, proposal.body.clone())
             }
             4 => {
-                header.timestamp = header.timestamp.saturating_sub(1 << 20).max(1);
+                header.timestamp = header.timestamp.saturating_sub(if header.slot.is_multiple_of(2) { 1 << 20 } else { 3_000 }).max(1);
                 means.proposal(proposal.view, header, proposal.body.clone())
             }
             5 => {
@@ -93,6 +87,6 @@ impl Liar for Collude {
         let submission = Submission::sign(means.federation.id(), means.author, header.timestamp + 500, vec![update]);
         let mut submissions = proposal.body.submissions.clone();
         submissions.push(submission.into());
-        vec![ConsensusMessage::PrePrepare(means.with_body(proposal, Body { submissions }, before(proposal).as_ref()))]
+        vec![ConsensusMessage::PrePrepare(means.with_body(proposal, Body { submissions }))]
     }
 }

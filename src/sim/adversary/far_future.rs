@@ -2,7 +2,9 @@
 
 use super::{Liar, Means};
 use crate::crypto::sha256;
-use crate::types::{Checkpoint, Complaint, ConsensusMessage, FetchBody, Phase, Rejoin, ReplicaIndex, SignedCheckpoint, SignedComplaint, Status};
+use crate::types::{
+    Checkpoint, Complaint, ConsensusMessage, FetchBody, Phase, Rejoin, ReplicaIndex, SignedCheckpoint, SignedComplaint, Slot, Status,
+};
 
 pub(super) struct FarFuture;
 
@@ -15,7 +17,13 @@ impl Liar for FarFuture {
         let id = means.federation.id();
         let message = match means.rng.below(6) {
             0 => ConsensusMessage::Vote(means.vote(Phase::Prepare, view, means.tip + 1, digest)),
-            1 => ConsensusMessage::Vote(means.vote(Phase::Commit, means.view, slot, digest)),
+            1 => {
+                // Each at another slot: whoever kept them would fill its memory.
+                let slots: Vec<Slot> = (0..48).map(|_| means.tip.saturating_add(means.rng.below(1 << 30))).collect();
+                let votes = slots.into_iter().map(|slot| ConsensusMessage::Vote(means.vote(Phase::Commit, means.view, slot, digest)));
+                let votes: Vec<_> = votes.collect();
+                return means.everyone().flat_map(|to| votes.iter().map(move |vote| (to, vote.clone()))).collect();
+            }
             2 => {
                 let checkpoint = Checkpoint { epoch: 0, slot, sequence: slot, digest, log_root: digest };
                 let signature = means.key.sign(&checkpoint.signed_bytes(id));

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use super::{Liar, Means, unsigned};
 use crate::crypto::sha256;
-use crate::types::{ConsensusMessage, NewView, ReplicaIndex, SignedCheckpoint, ViewChange};
+use crate::types::{
+    BatchKind, Body, ConsensusMessage, Header, NewView, Phase, ReplicaIndex, SignedCheckpoint, SignedProposal, StateUpdate, Submission, UpdateId,
+    View, ViewChange,
+};
 
 /// Begins views with view-changes it chose: without a quorum, with one left out, with one of its own that hides everything.
 #[derive(Default)]
@@ -77,9 +80,36 @@ impl Liar for ForgedNewView {
         }
         let mut new_view = NewView { epoch: 0, view, view_changes, signature: unsigned() };
         new_view.signature = means.key.sign(&new_view.signed_bytes(means.federation.id()));
-        let message = ConsensusMessage::NewView(Arc::new(new_view));
-        means.everyone().map(|to| (to, message.clone())).collect()
+        let mut messages = vec![ConsensusMessage::NewView(Arc::new(new_view))];
+        messages.extend(lead(view, means));
+        means.everyone().flat_map(|to| messages.iter().map(move |message| (to, message.clone()))).collect()
     }
+}
+
+/// Goes on to lead the view as if nothing had been prepared: another batch behind the tip, and votes for it.
+fn lead(view: View, means: &Means<'_>) -> Vec<ConsensusMessage> {
+    let Some(tip) = means.core.and_then(|core| core.chain_end_at(means.tip)) else { return vec![] };
+    let (slot, timestamp) = (tip.slot + 1, means.now.wall.max(tip.timestamp + 1));
+    let update = StateUpdate { update_id: UpdateId(format!("forged-{view}-{slot}")), data: vec![], timestamp };
+    let submission = Submission::sign(means.federation.id(), means.author, timestamp + 500, vec![update]);
+    let header = Header {
+        kind: BatchKind::Normal,
+        federation_id: means.federation.id(),
+        epoch: 0,
+        slot,
+        first_sequence: tip.sequence + 1,
+        count: 0,
+        parent: tip.digest,
+        body_digest: tip.digest,
+        log_root: tip.digest,
+        timestamp,
+        membership_digest: means.federation.membership_digest(),
+    };
+    let frame = SignedProposal { view, header, body: Arc::new(Body { submissions: vec![] }), signature: unsigned() };
+    let proposal = means.with_body(&frame, Body { submissions: vec![submission.into()] });
+    let digest = proposal.header.digest();
+    let votes = [Phase::Prepare, Phase::Commit].map(|phase| ConsensusMessage::Vote(means.vote(phase, view, slot, digest)));
+    std::iter::once(ConsensusMessage::PrePrepare(proposal)).chain(votes).collect()
 }
 
 /// Leaves its prepared certificates and its checkpoint out of its view-changes.

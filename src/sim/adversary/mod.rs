@@ -20,9 +20,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::rng::Rng;
-use crate::consensus::{CheckedBody, Now};
+use crate::consensus::{CheckedBody, Now, Replica};
 use crate::crypto::{Digest, Signature, SigningKey};
-use crate::types::{Body, CommittedBatch, ConsensusMessage, Federation, Header, Phase, ReplicaIndex, SignedProposal, SignedVote, Slot, View, Vote};
+use crate::types::{
+    Body, CommittedBatch, ConsensusMessage, Federation, Header, Phase, ReplicaIndex, SignedProposal, SignedVote, Slot, Submission, View, Vote,
+};
 
 /// How a member lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -169,6 +171,8 @@ pub(super) struct Means<'a> {
     pub(super) view: View,
     pub(super) tip: Slot,
     pub(super) stable: Slot,
+    /// The replica behind it, for what it knows.
+    pub(super) core: Option<&'a Replica>,
 }
 
 /// Stands between a replica and the network.
@@ -185,6 +189,11 @@ pub(super) trait Liar {
 
     /// Whether the replica hears a message.
     fn hears(&mut self, _from: ReplicaIndex, _message: &ConsensusMessage, _means: &mut Means<'_>) -> bool {
+        true
+    }
+
+    /// Whether the replica takes a client's submission.
+    fn takes(&self, _federation: &Federation, _submission: &Submission) -> bool {
         true
     }
 
@@ -220,14 +229,14 @@ impl Means<'_> {
     }
 
     /// The same proposal with other contents, and a header that fits them.
-    fn with_body(&self, original: &SignedProposal, body: Body, before: Option<&crate::crypto::merkle::Frontier>) -> SignedProposal {
+    fn with_body(&self, original: &SignedProposal, body: Body) -> SignedProposal {
         let body = Arc::new(body);
         let checked = CheckedBody::compute(self.federation, body.clone(), original.header.first_sequence);
         let mut header = original.header.clone();
         header.count = u32::try_from(body.count()).unwrap_or(u32::MAX);
         header.body_digest = checked.digests.body;
-        if let Some(before) = before {
-            let mut frontier = before.clone();
+        if let Some(before) = self.core.and_then(|core| core.chain_end_at(header.slot - 1)) {
+            let mut frontier = before.frontier;
             checked.leaf_hashes.iter().for_each(|leaf| frontier.append(*leaf));
             header.log_root = frontier.root();
         }

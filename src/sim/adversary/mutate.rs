@@ -26,7 +26,7 @@ impl Liar for Mutate {
                 let mut signed = means.vote(vote.phase, view, slot, vote.digest);
                 if means.rng.chance(300) {
                     // Somebody else's name under its own signature.
-                    signed.replica = to;
+                    signed.replica = (to + 1) % u16::try_from(means.federation.size()).unwrap_or(u16::MAX);
                 }
                 if means.rng.chance(100) {
                     signed.vote.epoch = 1;

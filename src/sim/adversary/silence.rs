@@ -9,7 +9,7 @@ pub(super) struct Silence {
 
 impl Liar for Silence {
     fn send(&mut self, to: ReplicaIndex, message: ConsensusMessage, means: &mut Means<'_>) -> Vec<ConsensusMessage> {
-        let silent = self.all || (to + means.me) % 2 == 0 || means.rng.chance(200);
+        let silent = self.all || (to + means.me).is_multiple_of(2) || means.rng.chance(200);
         if silent { vec![] } else { vec![message] }
     }
 }
