@@ -136,13 +136,13 @@ bugs! {
     ExactViewQuorum,
     /// Nobody complains about a submission that is left out (protocol.md, "Timers": request).
     RequestTimeoutIgnored,
-    /// Nobody complains when nothing is committed (protocol.md, "Timers": stall).
-    StallTimeoutIgnored,
+    /// Nobody complains about a leader that serves nobody (protocol.md, "Timers": stall and request).
+    TimeoutsIgnored,
     /// A view-change is sent once (protocol.md, "Timers": gossip).
     ViewChangeNotRepeated,
     /// A body that the new view chose is not fetched (protocol.md, "View change" 6).
     BodiesNotFetched,
-    /// Checkpoint signatures that a stuck peer lacks are not sent again (protocol.md, "Catch-up and gossip").
+    /// Checkpoints that a stuck peer lacks are not sent again (protocol.md, "Catch-up and gossip").
     CheckpointsNotResent,
 }
 

@@ -42,11 +42,14 @@ impl Replica {
             // Bodies are heavy, and a peer that is merely slow has them: they go again less often.
             self.resend_to(from, &status, repeats.is_multiple_of(4));
         }
+        if on(Bug::CheckpointsNotResent) {
+            return;
+        }
         if status.stable < self.stable_slot()
             && let Some(stable) = self.stable.clone()
         {
             self.send(from, ConsensusMessage::Stable(stable));
-        } else if !on(Bug::CheckpointsNotResent) {
+        } else {
             self.resend_checkpoints(from, status.stable);
         }
     }

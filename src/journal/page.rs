@@ -16,6 +16,9 @@ pub(super) const PAYLOAD: usize = PAGE - TRAILER;
 /// Bytes covered by the checksum: all but the checksum itself.
 const COVERED: usize = PAGE - 4;
 
+/// What preallocation leaves: most pages that a start reads.
+const EMPTY: [u8; PAGE] = [0; PAGE];
+
 /// A page's place: which life of which file, which group, and where in the group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PagePlace {
@@ -72,8 +75,7 @@ pub(super) fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
 
 /// Says what `page` is, as page `number` of a file of `stream`.
 pub(super) fn classify(stream: StreamKind, number: u32, page: &[u8]) -> PageFound {
-    whole(stream, number, page)
-        .map_or_else(|| if page.len() == PAGE && page.iter().all(|byte| *byte == 0) { PageFound::Zero } else { PageFound::Invalid }, PageFound::Whole)
+    whole(stream, number, page).map_or_else(|| if page == EMPTY { PageFound::Zero } else { PageFound::Invalid }, PageFound::Whole)
 }
 
 fn whole(stream: StreamKind, number: u32, page: &[u8]) -> Option<PagePlace> {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use crate::consensus::{CheckedBody, Record, Replica, choose};
 use crate::crypto::{Digest, PublicKey, sha256};
-use crate::types::{CommitCertificate, ConsensusMessage, Federation, Header, Phase, Sequence, Slot, Submission, TimestampMs, UpdateId, View, encode};
+use crate::types::{
+    CommitCertificate, ConsensusMessage, Federation, Header, NewView, Phase, Sequence, Slot, Submission, TimestampMs, UpdateId, View, encode,
+};
 
 /// A broken invariant.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -76,7 +78,7 @@ pub(super) struct Checker {
     stable: BTreeMap<u16, Slot>,
     committed: Vec<Digest>,
     /// What a quorum's Commits of one view prove, whether or not anybody collected them.
-    proven: BTreeMap<Slot, Digest>,
+    proven: BTreeMap<Slot, (View, Digest)>,
     places: BTreeMap<(PublicKey, UpdateId), Vec<Placed>>,
     last_sequence: Sequence,
     last_time: TimestampMs,
@@ -136,7 +138,14 @@ impl Checker {
             ConsensusMessage::Vote(signed) if signed.replica == member => {
                 let vote = signed.vote;
                 match vote.phase {
-                    Phase::Commit => needs(Fact::Prepared(vote.view, vote.slot, vote.digest))?,
+                    Phase::Commit => {
+                        needs(Fact::Prepared(vote.view, vote.slot, vote.digest))?;
+                        let before = (member, Phase::Commit, vote.view, vote.slot.saturating_sub(1));
+                        if vote.slot > tip + 1 && !self.votes.contains_key(&before) {
+                            let detail = format!("replica {member} at view {} slot {}, its log ends at slot {tip}", vote.view, vote.slot);
+                            return Err(broken("22 Commits leave in the order of slots", detail));
+                        }
+                    }
                     _ => {
                         needs(Fact::Accepted(vote.view, vote.slot, vote.digest))?;
                         if vote.slot > tip {
@@ -191,9 +200,23 @@ impl Checker {
         if commits < self.federation.quorum() {
             return Ok(());
         }
-        let known = self.proven.get(&slot).or(self.committed.get(slot_index(slot))).copied();
-        self.proven.insert(slot, digest);
-        self.one_proof(slot, known, digest)
+        let known = self.committed.get(slot_index(slot)).copied().unwrap_or(digest);
+        let (_, proven) = *self.proven.entry(slot).or_insert((view, digest));
+        self.one_proof(slot, Some(known), digest)?;
+        self.one_proof(slot, Some(proven), digest)
+    }
+
+    /// A member that does not lie enters a view: what an earlier one committed is chosen again.
+    pub(super) fn entered(&self, member: u16, new_view: &NewView) -> Result<(), Violation> {
+        let (base, chosen) = choose(new_view);
+        let base = base.map_or(0, |certificate| certificate.checkpoint.slot);
+        for (slot, (view, digest)) in self.proven.range(base + 1..).filter(|(_, (view, _))| *view < new_view.view) {
+            if chosen.get(slot_index(slot - base)).is_none_or(|header| header.digest() != *digest) {
+                let detail = format!("replica {member} enters view {} without slot {slot}, committed in view {view}", new_view.view);
+                return Err(broken("13 prepared certificates survive view changes", detail));
+            }
+        }
+        Ok(())
     }
 
     fn one_proof(&self, slot: Slot, known: Option<Digest>, digest: Digest) -> Result<(), Violation> {
@@ -267,7 +290,7 @@ impl Checker {
 
     fn first_committed(&mut self, header: &Header, digest: Digest, body: &CheckedBody) -> Result<(), Violation> {
         let slot = header.slot;
-        self.one_proof(slot, self.proven.get(&slot).copied(), digest)?;
+        self.one_proof(slot, self.proven.get(&slot).map(|(_, proven)| *proven), digest)?;
         let parent = self.committed.last().copied().unwrap_or(Digest::ZERO);
         let follows = slot_index(slot) == self.committed.len() && header.first_sequence == self.last_sequence + 1 && header.parent == parent;
         if !follows || header.timestamp <= self.last_time {

@@ -55,6 +55,19 @@ impl Clients {
 
     /// A new submission; its number.
     pub(super) fn invoke(&mut self, load: &Load, now: TimestampMs, mono: u64, rng: &mut Rng) -> usize {
+        let author = rng.below(self.authors.len() as u64) as usize;
+        self.invoke_as(author, load, now, mono, rng)
+    }
+
+    /// The last author invokes something that nobody waits for. No liar leaves its submissions out.
+    pub(super) fn probe(&mut self, load: &Load, now: TimestampMs, mono: u64, rng: &mut Rng) -> usize {
+        let plain = Load { hurried: 0, conflicts: 0, ..load.clone() };
+        let operation = self.invoke_as(self.authors.len().saturating_sub(1), &plain, now, mono, rng);
+        self.awaits_nothing(operation);
+        operation
+    }
+
+    fn invoke_as(&mut self, author: usize, load: &Load, now: TimestampMs, mono: u64, rng: &mut Rng) -> usize {
         let parameters = self.federation.parameters();
         let reuse = rng.chance(load.conflicts).then(|| rng.below(self.operations.len().max(1) as u64) as usize);
         let count = 1 + rng.below(load.updates);
@@ -69,7 +82,7 @@ impl Clients {
         }
         let author = match reuse.and_then(|at| self.operations.get(at)) {
             Some(earlier) => self.authors.iter().position(|key| key.public() == earlier.submission.author).unwrap_or(0),
-            None => rng.below(self.authors.len() as u64) as usize,
+            None => author,
         };
         let contested = reuse.is_some();
         let updates = ids.into_iter().map(|update_id| {
@@ -118,7 +131,7 @@ impl Clients {
     }
 
     /// Nobody waits for this one.
-    pub(super) fn awaits_nothing(&mut self, at: usize) {
+    fn awaits_nothing(&mut self, at: usize) {
         if let Some(operation) = self.operations.get_mut(at) {
             operation.idle = true;
         }

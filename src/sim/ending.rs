@@ -1,7 +1,6 @@
 //! The clients' side of a simulated federation, and its end: once faults are healed, everything pending must commit.
 
 use super::instance::Live;
-use super::plan::Load;
 use super::world::{Item, START, World};
 use crate::consensus::{Event, Waiter};
 use crate::types::fault_limit;
@@ -28,11 +27,9 @@ impl World {
         if self.time < self.next_probe || self.clients.unsettled() == 0 {
             return;
         }
-        // In some runs others are served all the time: whoever is left out must not be helped by their silence.
-        self.next_probe = self.time + if self.plan.seed.is_multiple_of(3) { 100 } else { 1_000 };
-        let plain = Load { hurried: 0, conflicts: 0, ..self.plan.load.clone() };
-        let operation = self.clients.invoke(&plain, START + self.time, self.time, &mut self.rng);
-        self.clients.awaits_nothing(operation);
+        // Others are served all the time: whoever is left out must not be helped by their silence.
+        self.next_probe = self.time + 100;
+        let operation = self.clients.probe(&self.plan.load, START + self.time, self.time, &mut self.rng);
         let to = usize::from(self.rng.member(self.plan.replicas));
         self.submit(operation, to);
     }
@@ -88,15 +85,18 @@ impl World {
         }
     }
 
-    /// Whether everything pending is committed and all logs end alike.
+    /// Whether everything pending is committed, all logs end alike, and all know the last checkpoint to be stable.
     pub(super) fn finished(&mut self) {
         if self.clients.unsettled() > 0 || self.violation.is_some() || self.clients.check_claims(&self.checker).is_err() {
             return;
         }
         let slots = self.checker.committed().len() as u64;
+        let interval = self.federation.parameters().checkpoint_slots;
         let honest: Vec<usize> = (0..self.instances.len()).filter(|at| self.honest(*at)).collect();
         let settled = honest.iter().filter_map(|at| self.instances.get(*at)).all(|instance| {
-            let together = |live: &Live| live.place.tip == slots && (live.place.suspect || live.core.pending() == 0);
+            let together = |live: &Live| {
+                live.place.tip == slots && (live.place.suspect || live.core.pending() == 0 && live.place.stable == slots - slots % interval)
+            };
             instance.live.as_deref().is_some_and(together) && instance.store.digests().len() as u64 == slots
         });
         if !settled {

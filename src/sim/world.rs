@@ -10,7 +10,7 @@ use super::instance::{Instance, Live, Setup, Taint};
 use super::plan::{Plan, Signatures};
 use super::rng::Rng;
 use super::trace::Trace;
-use crate::consensus::{CheckedBody, Effect, Event, Now, Place, Step};
+use crate::consensus::{CheckedBody, Effect, Event, Now, Place, Record, Step};
 use crate::crypto::SigningKey;
 use crate::node::keeper::LogInput;
 use crate::node::pipeline::{PipelineInput, Released};
@@ -483,6 +483,7 @@ impl World {
         for effect in std::mem::take(&mut step.immediate) {
             self.effect(at, effect);
         }
+        self.entering(at, &step);
         let sync = self.rng.between(self.plan.storage.sync_min, self.plan.storage.sync_max);
         let Some(instance) = self.instances.get_mut(at) else { return };
         let (member, life, slow) = (instance.member, instance.life, instance.slow_ms);
@@ -505,6 +506,20 @@ impl World {
         }
         if before != place {
             self.moved(at, member, before, place);
+        }
+    }
+
+    /// Holds a view that a correct replica enters against what earlier ones committed.
+    fn entering(&mut self, at: usize, step: &Step) {
+        if !self.honest(at) {
+            return;
+        }
+        let member = self.instances.get(at).map_or(0, |i| i.member);
+        for record in &step.records {
+            if let Record::NewView(new_view) = record {
+                let held = self.checker.entered(member, new_view);
+                self.hold(held);
+            }
         }
     }
 

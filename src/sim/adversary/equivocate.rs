@@ -1,8 +1,10 @@
 //! Leaders that propose what they must not: two batches at one place, batches that break a rule, batches with updates nobody else knows.
 
+use std::collections::BTreeMap;
+
 use super::{Liar, Means, unsigned};
-use crate::crypto::sha256;
-use crate::types::{Body, ConsensusMessage, ReplicaIndex, StateUpdate, Submission, UpdateId};
+use crate::crypto::{Digest, sha256};
+use crate::types::{Body, ConsensusMessage, Phase, ReplicaIndex, SignedVote, StateUpdate, Submission, UpdateId};
 
 pub(super) struct Equivocate {
     pub(super) to_one: bool,
@@ -22,14 +24,26 @@ impl Liar for Equivocate {
     }
 }
 
-pub(super) struct BadProposal;
+#[derive(Default)]
+pub(super) struct BadProposal {
+    /// What stands for what its replica proposed, by digest.
+    bad: BTreeMap<Digest, Digest>,
+}
 
 impl Liar for BadProposal {
-    fn send(&mut self, to: ReplicaIndex, message: ConsensusMessage, means: &mut Means<'_>) -> Vec<ConsensusMessage> {
-        let ConsensusMessage::PrePrepare(proposal) = &message else { return vec![message] };
-        // One lie per slot, the same to everybody, or nothing is tested but equivocation.
-        let lie = proposal.header.slot.wrapping_mul(7).wrapping_add(proposal.view) % 8;
-        let _ = to;
+    fn send(&mut self, _: ReplicaIndex, message: ConsensusMessage, means: &mut Means<'_>) -> Vec<ConsensusMessage> {
+        let proposal = match &message {
+            ConsensusMessage::PrePrepare(proposal) => proposal,
+            ConsensusMessage::Vote(SignedVote { vote, .. }) => {
+                let Some(bad) = self.bad.get(&vote.digest) else { return vec![message] };
+                // Its replica will see no quorum for what it proposed.
+                return [Phase::Prepare, Phase::Commit].map(|phase| ConsensusMessage::Vote(means.vote(phase, vote.view, vote.slot, *bad))).into();
+            }
+            _ => return vec![message],
+        };
+        // One lie per slot, the same to everybody, or nothing is tested but equivocation; which, is another matter in each federation.
+        let salt = means.federation.id().0.0.iter().map(|byte| u64::from(*byte)).sum::<u64>();
+        let lie = proposal.header.slot.wrapping_mul(7).wrapping_add(proposal.view).wrapping_add(salt) % 8;
         let mut header = proposal.header.clone();
         let bad = match lie {
             0 => {
@@ -68,6 +82,7 @@ impl Liar for BadProposal {
             }
             _ => return vec![message],
         };
+        self.bad.insert(proposal.header.digest(), bad.header.digest());
         vec![ConsensusMessage::PrePrepare(bad)]
     }
 }

@@ -147,7 +147,7 @@ impl Behaviour {
             Self::FakeCheckpoint => Box::new(forge::FakeCheckpoint),
             Self::CorruptCatchUp => Box::new(mutate::CorruptCatchUp),
             Self::Withhold => Box::new(withhold::Withhold),
-            Self::BadProposal => Box::new(equivocate::BadProposal),
+            Self::BadProposal => Box::<equivocate::BadProposal>::default(),
             Self::Mutate => Box::new(mutate::Mutate),
             Self::ViewChangeSpam => Box::new(flood::ViewChangeSpam),
             Self::Flood => Box::new(flood::Flood),
