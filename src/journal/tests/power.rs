@@ -18,79 +18,14 @@ fn every_torn_first_group_of_a_segment_is_cut() {
     tear_every_subset(Path::new("segments/00000000000000000002.seg"), &dir, 0..4, &records[..3]);
 }
 
-/// The real disk; it notes which files were synced.
+/// The files that were synced.
 #[derive(Default)]
-struct NotingDisk(Arc<Mutex<Vec<PathBuf>>>);
+struct Noting(Mutex<Vec<PathBuf>>);
 
-struct NotingFile {
-    file: Box<dyn DiskFile>,
-    path: PathBuf,
-    synced: Arc<Mutex<Vec<PathBuf>>>,
-}
-
-impl DiskFile for NotingFile {
-    fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.read(bytes, offset)
-    }
-
-    fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write(bytes, offset)
-    }
-
-    fn length(&self) -> io::Result<u64> {
-        self.file.length()
-    }
-
-    fn set_length(&self, bytes: u64) -> io::Result<()> {
-        self.file.set_length(bytes)
-    }
-
-    fn allocate(&self, bytes: u64) -> io::Result<()> {
-        self.file.allocate(bytes)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.synced.lock().unwrap().push(self.path.clone());
-        self.file.sync()
-    }
-
-    fn sync_all(&self) -> io::Result<()> {
-        self.file.sync_all()
-    }
-}
-
-impl Disk for NotingDisk {
-    fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn DiskFile>> {
-        let (file, synced) = (RealDisk.open(path, access)?, self.0.clone());
-        Ok(Box::new(NotingFile { file, path: path.to_path_buf(), synced }))
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        RealDisk.list(dir)
-    }
-
-    fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        RealDisk.create_dir(dir)
-    }
-
-    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
-        RealDisk.remove_dir(dir)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        RealDisk.remove(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealDisk.rename(from, to)
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        RealDisk.sync_dir(dir)
-    }
-
-    fn lock(&self, dir: &Path) -> io::Result<Option<Box<dyn Send + Sync>>> {
-        RealDisk.lock(dir)
+impl Watch for Noting {
+    fn sync(&self, path: &Path) -> io::Result<()> {
+        self.0.lock().unwrap().push(path.to_path_buf());
+        Ok(())
     }
 }
 
@@ -98,7 +33,7 @@ impl Disk for NotingDisk {
 #[test]
 fn opening_makes_durable_what_it_found() {
     let (_root, dir, _) = three_groups();
-    let disk = Arc::new(NotingDisk::default());
-    drop(Journal::open_on(disk.clone(), &dir, FEDERATION, &SMALL).unwrap());
-    assert_eq!(*disk.0.lock().unwrap(), [segment_path(&dir, 1), dir.join("votes.1")]);
+    let watch = Arc::new(Noting::default());
+    drop(Journal::open_on(Arc::new(Watched(watch.clone())), &dir, FEDERATION, &SMALL).unwrap());
+    assert_eq!(*watch.0.lock().unwrap(), [segment_path(&dir, 1), dir.join("votes.1")]);
 }
