@@ -122,19 +122,23 @@ impl Simulate {
             bar.set_style(style);
         }
         let threads = self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-        let progress = |done: u64, failures: usize| {
-            bar.set_position(done);
-            if failures > 0 {
-                bar.set_message(format!(", {failures} failed"));
+        while seeds.start < seeds.end && !stop.load(Ordering::Relaxed) && sum.failures.len() < self.max_failures {
+            let part = seeds.start..seeds.end.min(seeds.start.saturating_add(PART));
+            let before = bar.position();
+            let progress = |done: u64, failures: usize| {
+                bar.set_position(before + done);
+                if failures > 0 {
+                    bar.set_message(format!(", {failures} failed"));
+                }
+            };
+            let (tally, next) = campaign(self.draw(), part, threads, self.max_failures - sum.failures.len(), &stop, &progress);
+            sum.merge(tally);
+            seeds.start = next;
+            if let Some(file) = &self.resume {
+                keep(file, &Kept { next, sum: sum.clone() })?;
             }
-        };
-        let (tally, next) = campaign(self.draw(), seeds, threads, self.max_failures, &stop, &progress);
-        bar.finish_and_clear();
-        sum.merge(tally);
-        if let Some(file) = &self.resume {
-            let kept = serde_json::to_vec_pretty(&Kept { next, sum: sum.clone() })?;
-            std::fs::write(file, kept).map_err(|e| Problem(format!("{}: {e}", file.display())))?;
         }
+        bar.finish_and_clear();
         let missing = missing(&sum);
         self.report(&sum, &missing)?;
         Ok(sum.failures.is_empty() && (missing.is_empty() || !self.require_coverage))
@@ -180,11 +184,21 @@ impl Simulate {
     }
 }
 
+/// Seeds between two times that `--resume` keeps the sum.
+const PART: u64 = 2_000;
+
 /// What `--resume` keeps.
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Kept {
     next: u64,
     sum: Tally,
+}
+
+/// Replaces the file at once, so that whatever ends this process leaves the old sum or the new one.
+fn keep(file: &std::path::Path, kept: &Kept) -> Result<(), Problem> {
+    let new = file.with_extension("new");
+    let written = std::fs::write(&new, serde_json::to_vec_pretty(kept)?).and_then(|()| std::fs::rename(&new, file));
+    written.map_err(|e| Problem(format!("{}: {e}", file.display())))
 }
 
 fn read_plan(file: &std::path::Path) -> Result<Plan, Problem> {

@@ -24,6 +24,8 @@ mod world;
 #[cfg(test)]
 mod tests;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 pub use adversary::Behaviour;
 pub use campaign::{Draw, Failure, Tally, campaign};
 pub use checker::Violation;
@@ -41,18 +43,22 @@ pub(crate) use {
     rng::Rng,
 };
 
-/// Runs a plan. A plan that describes no federation gives a violation that says so.
+/// Runs a plan. A panic breaks an invariant like any other; a plan that describes no federation gives a violation that says so.
 #[must_use]
 pub fn simulate(plan: &Plan) -> Outcome {
-    match world::World::new(plan) {
-        Some(world) => world.run(),
-        None => Outcome {
-            violation: Some(Violation { invariant: "the plan describes a federation", detail: "its parameters are out of bounds".to_owned(), at: 0 }),
-            events: 0,
-            trace_hash: 0,
-            last_events: Vec::new(),
-            reached: std::collections::BTreeMap::new(),
-            simulated_ms: 0,
-        },
-    }
+    let failed = |invariant, detail: String| Outcome {
+        violation: Some(Violation { invariant, detail, at: 0 }),
+        events: 0,
+        trace_hash: 0,
+        last_events: Vec::new(),
+        reached: std::collections::BTreeMap::new(),
+        simulated_ms: 0,
+    };
+    let Some(world) = world::World::new(plan) else {
+        return failed("the plan describes a federation", "its parameters are out of bounds".to_owned());
+    };
+    catch_unwind(AssertUnwindSafe(|| world.run())).unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        failed("23 no panic", said.unwrap_or("a panic without words").to_owned())
+    })
 }

@@ -235,7 +235,7 @@ impl Means<'_> {
         let mut header = original.header.clone();
         header.count = u32::try_from(body.count()).unwrap_or(u32::MAX);
         header.body_digest = checked.digests.body;
-        if let Some(before) = self.core.and_then(|core| core.chain_end_at(header.slot - 1)) {
+        if let Some(before) = self.core.and_then(|core| core.chain_end_at(header.slot.checked_sub(1)?)) {
             let mut frontier = before.frontier;
             checked.leaf_hashes.iter().for_each(|leaf| frontier.append(*leaf));
             header.log_root = frontier.root();
