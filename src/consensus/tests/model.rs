@@ -728,7 +728,7 @@ fn bounds(liars: &[ReplicaIndex], views: u64, slots: u64, arrivals: Arrivals, cr
 fn explore(bounds: Bounds) {
     let name = format!("{bounds:?}");
     let start = std::time::Instant::now();
-    let checker = Small::new(bounds).checker().timeout(std::time::Duration::from_secs(30)).spawn_bfs().join();
+    let checker = Small::new(bounds).checker().timeout(std::time::Duration::from_secs(std::env::var("SECS").map_or(30, |s| s.parse().unwrap()))).spawn_bfs().join();
     let shared = checker.model().shared.lock().unwrap();
     let (locals, messages) = (shared.locals.len(), shared.messages.len());
     drop(shared);
@@ -749,8 +749,11 @@ fn counterexample(bounds: Bounds, property: &'static str) -> Vec<String> {
 }
 
 #[test]
-fn small() {
-    for liar in [0, 1, 3] {
-        explore(bounds(&[liar], 2, 1, Arrivals::WhenTheyCount, 0));
-    }
+fn probe() {
+    let text = std::env::var("PROBE").unwrap();
+    let mut at = text.split(',').map(|n| n.parse::<u64>().unwrap());
+    let mut next = || at.next().unwrap();
+    let (liar, views, slots, crashes, one) = (next(), next(), next(), next(), next());
+    let arrivals = if one == 1 { Arrivals::OneByOne } else { Arrivals::WhenTheyCount };
+    explore(bounds(&[liar as u16], views, slots, arrivals, crashes as usize));
 }
