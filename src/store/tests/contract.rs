@@ -282,9 +282,7 @@ fn wrong(model: &Model, how: Wrong) -> (Made, OrderProblem) {
     };
     match how {
         Wrong::Slot => (changed(&|h| h.slot += 1), OrderProblem::Slot { expected: head.slot + 1 }),
-        Wrong::Sequence => {
-            (changed(&|h| h.first_sequence += 1), OrderProblem::Sequence { expected: head.sequence + 1, found: head.sequence + 2 })
-        }
+        Wrong::Sequence => (changed(&|h| h.first_sequence += 1), OrderProblem::Sequence { expected: head.sequence + 1, found: head.sequence + 2 }),
         Wrong::Parent => (changed(&|h| h.parent = Digest([1; 32])), OrderProblem::Parent),
         Wrong::Count => (changed(&|h| h.count = 3), OrderProblem::Count { expected: 3, found: 2 }),
         Wrong::Root => (changed(&|h| h.log_root = Digest([2; 32])), OrderProblem::Root),
