@@ -372,9 +372,9 @@ fn two_slots_and_a_crash() {
 }
 
 #[test]
-#[ignore = "minutes: cargo test --release --lib a_view_change_and_a_crash -- --ignored --nocapture"]
+#[ignore = "138 s on two busy cores: cargo test --release --lib a_view_change_and_a_crash -- --ignored --nocapture"]
 fn a_view_change_and_a_crash() {
-    for (liar, at_least) in [(0, 2_072_000), (1, 500_000), (3, 477_000)] {
+    for (liar, at_least) in [(0, 2_072_000), (1, 2_052_000), (3, 477_000)] {
         explored(bounds(&[liar], 2, 1, 1), at_least);
     }
 }
