@@ -44,6 +44,7 @@ pub enum Standing {
 }
 
 /// The table. Hash maps are looked up, counted and dropped, never iterated: their order decides nothing.
+#[cfg_attr(test, derive(Clone))]
 pub struct DuplicateTable {
     /// The width of a generation in ms of `not_after`.
     width: u64,

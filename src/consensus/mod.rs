@@ -186,6 +186,7 @@ pub enum Halt {
 
 /// What a step asks the driver to do.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub enum Effect {
     /// Send to one member.
     Send {
@@ -227,6 +228,7 @@ pub enum Effect {
 
 /// The answer to an event: records, then effects.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Step {
     /// The replica has rejoined: its voting record begins anew with these, and the note of its suspicion goes, before anything else of the step.
     pub rejoin: Option<Vec<Record>>,

@@ -30,6 +30,7 @@ pub struct Waiter {
 
 /// One pending submission.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Pending {
     /// The submission.
     pub checked: CheckedSubmission,
@@ -46,6 +47,7 @@ pub struct Pending {
 }
 
 /// The pool: per author a queue in order of arrival.
+#[cfg_attr(test, derive(Clone))]
 pub struct Pool {
     entries: BTreeMap<Digest, Pending>,
     queues: BTreeMap<PublicKey, VecDeque<Digest>>,

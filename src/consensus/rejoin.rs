@@ -35,6 +35,7 @@ pub struct Suspicion {
 }
 
 /// On the way back.
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Rejoining {
     nonce: u64,
     answers: BTreeMap<ReplicaIndex, (View, Slot)>,

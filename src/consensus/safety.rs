@@ -43,6 +43,7 @@ pub enum SafetyError {
 }
 
 /// Signs, or refuses.
+#[cfg_attr(test, derive(Clone))]
 pub struct Safety {
     federation: Arc<Federation>,
     me: ReplicaIndex,

@@ -54,9 +54,10 @@ pub(super) struct Accepted {
 
 /// The votes of one phase at one slot: for the current view, and per member the highest view ahead of it.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct VoteBox {
-    current: BTreeMap<ReplicaIndex, SignedVote>,
-    ahead: BTreeMap<ReplicaIndex, SignedVote>,
+    pub(super) current: BTreeMap<ReplicaIndex, SignedVote>,
+    pub(super) ahead: BTreeMap<ReplicaIndex, SignedVote>,
 }
 
 impl VoteBox {
@@ -93,6 +94,7 @@ impl VoteBox {
 
 /// One slot above the floor.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct SlotState {
     pub(super) accepted: Option<Accepted>,
     pub(super) prepared: Option<PreparedCertificate>,
@@ -123,6 +125,7 @@ pub(super) struct Heard {
 
 /// Timers and what they watch; all monotonic ms.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Timers {
     pub(super) view_entered: u64,
     pub(super) work_since: Option<u64>,
@@ -161,6 +164,7 @@ pub struct CoreStatus {
 }
 
 /// The protocol state of one replica.
+#[cfg_attr(test, derive(Clone))]
 pub struct Replica {
     pub(super) federation: Arc<Federation>,
     pub(super) me: ReplicaIndex,

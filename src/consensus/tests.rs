@@ -1,6 +1,8 @@
 //! The core under a seeded network that loses, delays and reorders, with crashes that lose what was not yet durable.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod model;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -103,6 +105,30 @@ fn options() -> CoreOptions {
     }
 }
 
+/// The log that a journal's records make, its end, and its duplicate table.
+fn log_of(federation: &Federation, records: &[Record]) -> (Tip, DuplicateTable, Vec<CommittedBatch>) {
+    let (mut bodies, mut tip, mut log) = (BTreeMap::new(), Tip::genesis(), Vec::new());
+    let mut duplicates = DuplicateTable::new(federation.parameters().max_lifetime_ms, federation.parameters().max_live_ids);
+    for record in records {
+        match record {
+            Record::Proposal { header, body, .. } | Record::Body { header, body, .. } => {
+                bodies.insert(header.digest(), (header.clone(), body.clone()));
+            }
+            Record::Committed(certificate) if certificate.slot == tip.slot + 1 => {
+                let (header, body) = bodies[&certificate.digest].clone();
+                body.leaf_hashes.iter().for_each(|leaf| tip.frontier.append(*leaf));
+                assert_eq!(tip.frontier.root(), header.log_root);
+                duplicates.commit(&body, header.slot, header.first_sequence, header.timestamp);
+                let (sequence, timestamp) = (header.last_sequence(), header.timestamp);
+                tip = Tip { slot: header.slot, sequence, digest: certificate.digest, timestamp, frontier: tip.frontier };
+                log.push(CommittedBatch { header, body: body.body.clone(), certificate: certificate.clone() });
+            }
+            _ => {}
+        }
+    }
+    (tip, duplicates, log)
+}
+
 impl Cluster {
     fn new(n: u16, seed: u64, parameters: Parameters) -> Self {
         let federation = federation(n, parameters);
@@ -150,32 +176,8 @@ impl Cluster {
                 Record::from_frame(&federation, kind, &payload).unwrap()
             })
             .collect();
-        let mut bodies = BTreeMap::new();
-        let mut tip = Tip::genesis();
-        let mut duplicates = DuplicateTable::new(federation.parameters().max_lifetime_ms, federation.parameters().max_live_ids);
-        node.log.clear();
-        for record in &records {
-            match record {
-                Record::Proposal { header, body, .. } | Record::Body { header, body, .. } => {
-                    bodies.insert(header.digest(), (header.clone(), body.clone()));
-                }
-                Record::Committed(certificate) if certificate.slot == tip.slot + 1 => {
-                    let (header, body) = bodies[&certificate.digest].clone();
-                    body.leaf_hashes.iter().for_each(|leaf| tip.frontier.append(*leaf));
-                    assert_eq!(tip.frontier.root(), header.log_root);
-                    duplicates.commit(&body, header.slot, header.first_sequence, header.timestamp);
-                    tip = Tip {
-                        slot: header.slot,
-                        sequence: header.last_sequence(),
-                        digest: certificate.digest,
-                        timestamp: header.timestamp,
-                        frontier: tip.frontier,
-                    };
-                    node.log.push(CommittedBatch { header, body: body.body.clone(), certificate: certificate.clone() });
-                }
-                _ => {}
-            }
-        }
+        let (tip, duplicates, log) = log_of(&federation, &records);
+        node.log = log;
         let mut core = Replica::new(federation, i, secret(i).consensus_key(), options(), tip, duplicates, Suspicion::default());
         records.iter().for_each(|r| core.replay(r));
         let step = core.resume(Now { wall: START + self.time, mono: self.time }, &[]);

@@ -35,6 +35,14 @@ pub use minimise::minimise;
 pub use plan::{Action, DiskError, Load, Network, Plan, Protocol, Signatures, Storage, StoredPart, What};
 pub use world::Outcome;
 
+/// For the suite that holds the simulated log to the contract of the real one.
+#[cfg(test)]
+pub(crate) use {
+    disk::SimDisk,
+    log::{SimMedium, SimStore},
+    rng::Rng,
+};
+
 /// Runs a plan. A panic breaks an invariant like any other; a plan that describes no federation gives a violation that says so.
 #[must_use]
 pub fn simulate(plan: &Plan) -> Outcome {

@@ -17,7 +17,7 @@ fn closed(count: usize) -> (tempfile::TempDir, Vec<Made>) {
     (dir, model)
 }
 
-fn copy_of(dir: &Path) -> tempfile::TempDir {
+pub(super) fn copy_of(dir: &Path) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
     copy_dir(&dir.join("log"), &copy.path().join("log")).unwrap();
     copy
