@@ -256,6 +256,10 @@ fn journal_records() {
     let frames: Vec<(u8, Vec<u8>)> = run(&federation).records.iter().map(|record| record.to_frame().unwrap()).collect();
     let kinds: BTreeSet<u8> = frames.iter().map(|(kind, _)| *kind).collect();
     assert!(kinds.len() >= 6, "only these kinds were recorded: {kinds:?}");
+    for (kind, payload) in &frames {
+        let under_others = (0..=u8::MAX).filter(|other| other != kind && Record::from_frame(&federation, *other, payload).is_ok());
+        assert_eq!(under_others.count(), 0, "a record of kind {kind} is read as another");
+    }
     let corpus: Vec<Vec<u8>> = frames.iter().map(|(kind, payload)| [&[*kind], payload.as_slice()].concat()).collect();
     check!().with_test_time(time()).with_generator(plans()).for_each(|plan: &Plan| {
         COUNTS.input();

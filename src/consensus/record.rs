@@ -95,6 +95,9 @@ pub enum RecordError {
     /// A kind this program does not know.
     #[error("journal frame kind {0} is unknown")]
     UnknownKind(u8),
+    /// A proposal in a body's frame, or the other way round.
+    #[error("journal frame of kind {0} holds a record of another kind")]
+    OtherKind(u8),
     /// The payload is no such record.
     #[error("journal frame of kind {kind}: {error}")]
     Codec {
@@ -162,6 +165,9 @@ impl Record {
         Ok(match kind {
             kind::PROPOSAL | kind::BODY => {
                 let StoredBatch { proposed, header, body } = decode(payload).map_err(codec)?;
+                if proposed.is_some() != (kind == kind::PROPOSAL) {
+                    return Err(RecordError::OtherKind(kind));
+                }
                 let body = CheckedBody::compute(federation, body, header.first_sequence);
                 match proposed {
                     Some((view, signature)) => Self::Proposal { view, header, signature, body },

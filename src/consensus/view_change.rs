@@ -277,9 +277,14 @@ impl Replica {
         }
     }
 
+    /// The own view-change, as long as it stands. A suspect replica repeats none: what its damaged journal still shows was perhaps never durable.
+    fn own_change_to_repeat(&self) -> Option<Arc<ViewChange>> {
+        self.own_view_change.clone().filter(|_| self.changing && !self.suspect)
+    }
+
     /// Says again, while it still holds, what may have been lost: the complaint, the view-change.
     pub(super) fn repeat_view_change(&mut self) {
-        if let Some(change) = self.own_view_change.clone().filter(|_| self.changing && !on(Bug::ViewChangeNotRepeated)) {
+        if let Some(change) = self.own_change_to_repeat().filter(|_| !on(Bug::ViewChangeNotRepeated)) {
             self.broadcast(ConsensusMessage::ViewChange(change));
         }
         if self.barred_view == Some(self.view) && self.leads() && !self.changing {
@@ -292,7 +297,7 @@ impl Replica {
     /// Helps a peer that stands in an older view, or between views, into this one.
     pub(super) fn help_into_view(&mut self, peer: ReplicaIndex) {
         if self.changing {
-            if let Some(change) = self.own_view_change.clone() {
+            if let Some(change) = self.own_change_to_repeat() {
                 self.send(peer, ConsensusMessage::ViewChange(change));
             }
         } else if let Some(new_view) = self.own_new_view.clone() {
