@@ -142,6 +142,11 @@ impl SegmentWalk {
         self.segments += 1;
         self.previous = Some(number);
         self.header_seen = !linked;
+        // Its first group may be damaged behind the header's page: what was numbered before is never numbered again.
+        if let Some(header) = peek_header(&self.root, number).filter(|_| !linked) {
+            self.last_lsn = self.last_lsn.max(header.last_lsn_before);
+            self.max_tag = self.max_tag.max(header.max_tag_before);
+        }
         match FrameScan::open(&self.root.disk, &segment_path(&self.root.dir, number), Expectation { lap: number, ..self.expected }) {
             Ok(mut scan) => {
                 scan.last_lsn = self.last_lsn;
