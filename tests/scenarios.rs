@@ -14,8 +14,10 @@ const KEPT_FOR: &[(&str, &[&str])] = &[
     ("disk-lost", &["disk-lost", "suspect", "rejoin-answered", "rejoined", "catch-up"]),
     ("equivocating-leader", &["equivocate", "double-vote", "evidence", "view-entered"]),
     ("prepared-set", &["view-change-with-prepared", "new-view-with-chosen", "view-entered"]),
+    ("stuck-without-a-checkpoint", &["partition", "checkpoint-certificate-sent", "catch-up", "view-entered"]),
     ("suspect-view-change", &["damaged-votes", "suspect", "rejoin-answered", "view-left"]),
-    ("truncated-chain", &["message-lost", "new-view-truncates-chain", "submission-committed"]),
+    ("torn-last-group", &["crash-in-io", "write-torn", "torn-group-cut", "catch-up"]),
+    ("truncated-chain", &["one-way", "new-view-with-chosen", "new-view-truncates-chain", "submission-committed"]),
     ("twins-of-the-leader", &["twins", "twin-sides", "partition", "view-entered"]),
 ];
 

@@ -110,6 +110,7 @@ pub const EXPECTED: &[&str] = &[
     "new-view-truncates-chain",
     "body-fetched-by-digest",
     "stable-checkpoint",
+    "checkpoint-certificate-sent",
     "catch-up",
     "votes-rotated",
     "torn-group-cut",

@@ -35,15 +35,18 @@ impl World {
             ConsensusMessage::ViewChange(change) if !change.prepared.is_empty() => self.reach("view-change-with-prepared"),
             ConsensusMessage::ViewChange(change) if change.stable.is_some() => self.reach("view-change-with-stable"),
             ConsensusMessage::NewView(new_view) => {
-                let chosen = crate::consensus::choose(new_view).1;
+                let (base, chosen) = crate::consensus::choose(new_view);
                 let highest = new_view.view_changes.iter().flat_map(|vc| &vc.prepared).map(|c| c.header.slot).max().unwrap_or(0);
                 if !chosen.is_empty() {
                     self.reach("new-view-with-chosen");
                 }
-                if chosen.last().map_or(0, |header| header.slot) < highest {
+                // What a checkpoint in it covers is no loss.
+                let covered = base.map_or(0, |certificate| certificate.checkpoint.slot);
+                if chosen.last().map_or(covered, |header| header.slot) < highest {
                     self.reach("new-view-truncates-chain");
                 }
             }
+            ConsensusMessage::Stable(_) => self.reach("checkpoint-certificate-sent"),
             ConsensusMessage::RejoinAnswer(_) => self.reach("rejoin-answered"),
             _ => {}
         }

@@ -380,9 +380,11 @@ fn a_view_change_and_a_crash() {
 }
 
 #[test]
-#[ignore = "not known to end: cargo test --release --lib a_view_change_over_two_slots -- --ignored --nocapture"]
+#[ignore = "11 min on two busy cores, 5.4 GB: cargo test --release --lib a_view_change_over_two_slots -- --ignored --nocapture"]
 fn a_view_change_over_two_slots() {
-    explored(bounds(&[3], 2, 2, 0), 1_000);
+    for (liar, at_least) in [(3, 7_685_000), (0, 30_231_000), (1, 29_799_000)] {
+        explored(bounds(&[liar], 2, 2, 0), at_least);
+    }
 }
 
 // What the properties are worth: each is broken when it must be.
