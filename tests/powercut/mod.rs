@@ -149,16 +149,26 @@ impl Head {
 type Found = (Head, [Range<usize>; 3]);
 
 fn records(bytes: &[u8]) -> Vec<Found> {
+    let (whole, found) = whole_records(bytes);
+    assert_eq!(whole, bytes.len(), "the last record is torn, and nobody cut it");
+    found
+}
+
+/// The records up to one that is torn, and where they end. A SIGKILL may end a long `write` at any page: the record of a call that then never began.
+fn whole_records(bytes: &[u8]) -> (usize, Vec<Found>) {
     let (mut at, mut found) = (0, Vec::new());
-    while at < bytes.len() {
+    while bytes.len() - at >= HEAD {
         let head = Head::read(&bytes[at..]);
         let path = at + HEAD..at + HEAD + head.lengths[0];
         let other = path.end..path.end + head.lengths[1];
         let data = other.end..other.end + head.lengths[2];
+        if data.end > bytes.len() {
+            break;
+        }
         at = data.end;
         found.push((head, [path, other, data]));
     }
-    found
+    (at, found)
 }
 
 impl Trace {
@@ -234,7 +244,10 @@ fn what(head: &Head, places: &[Range<usize>; 3], bytes: &[u8], watched: &Path, d
 /// nothing durable.
 pub(crate) fn seal(file: &Path, watched: &Path) {
     let bytes = fs::read(file).unwrap_or_default();
-    let all = records(&bytes);
+    let (whole, all) = whole_records(&bytes);
+    if whole < bytes.len() {
+        fs::OpenOptions::new().write(true).open(file).unwrap().set_len(whole as u64).unwrap();
+    }
     let ended: std::collections::BTreeSet<_> = all.iter().filter(|(h, _)| h.kind == DONE).map(|(h, _)| (h.pid, h.number)).collect();
     let inodes: BTreeMap<u64, PathBuf> = files_of(watched).into_iter().map(|path| (fs::metadata(&path).unwrap().ino(), path)).collect();
     let mut out = fs::OpenOptions::new().append(true).create(true).open(file).unwrap();
@@ -264,4 +277,17 @@ fn written(path: &Path, offset: i64, data: &[u8]) -> i64 {
     file.read_exact_at(&mut found[..length], offset).unwrap();
     let same = found[..length].iter().zip(data).take_while(|(a, b)| a == b).count();
     if same == 0 { -1 } else { same as i64 }
+}
+
+#[test]
+fn a_record_that_a_kill_tore_is_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("trace");
+    let head = Head { kind: 5, pid: 1, number: 1, time: 1, inode: 0, a: 0, b: 0, lengths: [0; 3] };
+    let whole = head.done(0, 0);
+    let torn = [&whole[..64], &9_000u64.to_le_bytes(), &[0; 4_096]].concat();
+    fs::write(&file, [&whole[..], &torn[..]].concat()).unwrap();
+    seal(&file, dir.path());
+    assert_eq!(fs::read(&file).unwrap(), whole);
+    assert!(Trace::read(&file, dir.path()).calls.is_empty());
 }
