@@ -340,12 +340,12 @@ fn a_chain_verifies_and_counts_its_signatures() {
         assert_eq!((checked.digest, checked.digests.body), (batch.header.digest(), batch.header.body_digest));
         assert_eq!(checked.leaves.first().unwrap().sequence, batch.header.first_sequence);
         verifier.extend(&batch.header, &checked.leaf_hashes).unwrap();
-        assert_eq!(Some(&verifier), ChainVerifier::after(&batch.header, verifier.frontier().clone()).as_ref());
+        assert_eq!(Some(&verifier), ChainVerifier::after(&batch.header, verifier.frontier().unwrap().clone()).as_ref());
     }
     assert_eq!((verifier.slot(), verifier.sequence(), verifier.digest(), verifier.timestamp()), (4, 30, chain.parent, chain.timestamp));
-    assert_eq!(ChainVerifier::after(&batches[0].header, verifier.frontier().clone()), None);
+    assert_eq!(ChainVerifier::after(&batches[0].header, verifier.frontier().unwrap().clone()), None);
     let last = chain.commit_some(1, 2);
-    let proof = proof_of(&chain.federation, verifier.frontier(), &last, 1);
+    let proof = proof_of(&chain.federation, verifier.frontier().unwrap(), &last, 1);
     assert_eq!(proof.verify(&chain.federation).unwrap().sequence, 32);
 }
 

@@ -108,8 +108,7 @@ pub fn run() -> ExitCode {
     // A read from a terminal may still be blocked; it must not keep the program alive.
     runtime.shutdown_timeout(std::time::Duration::from_millis(100));
     match verdict {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(1),
+        Ok(code) => ExitCode::from(code),
         Err(Problem(message)) => {
             eprintln!("exofed: {message}");
             ExitCode::from(could_not_tell)
@@ -117,8 +116,9 @@ pub fn run() -> ExitCode {
     }
 }
 
-async fn dispatch(command: Command) -> Verdict {
-    match command {
+/// Runs a command; yields its exit code.
+async fn dispatch(command: Command) -> Result<u8, Problem> {
+    let verdict = match command {
         Command::Demo(demo) => demo.run().await,
         Command::Init(init) => init.run(),
         Command::Serve(serve) => serve.run().await,
@@ -127,14 +127,15 @@ async fn dispatch(command: Command) -> Verdict {
         Command::Log(log) => log.run().await,
         Command::Proof(proof) => proof.run().await,
         Command::Verify(verify) => verify.run(),
-        Command::Audit(audit) => audit.run(),
+        Command::Audit(audit) => return audit.run().await,
         Command::Evidence(evidence) => evidence.run().await,
         Command::Recover(recover) => recover.run(),
         Command::Simulate(simulate) => tokio::task::block_in_place(|| simulate.run()),
         Command::CrashTest(test) => test.run().await,
         Command::Backup(backup) => backup.run(),
         Command::Restore(restore) => restore.run(),
-    }
+    };
+    verdict.map(|held| u8::from(!held))
 }
 
 /// Prints a line to stdout; a closed pipe ends the program quietly, as `head` expects.

@@ -64,7 +64,7 @@ impl Checker {
 
     /// Where the reading of a replica's log ended, and its root there.
     pub(crate) fn end_of(&self, replica: usize) -> Option<(Sequence, Digest)> {
-        self.followers.get(replica).map(|follower| (follower.chain.sequence(), follower.chain.frontier().root()))
+        self.followers.get(replica).map(|follower| (follower.chain.sequence(), follower.chain.log_root()))
     }
 
     /// Reads every replica's log up to `target`, which the federation has committed; waits for replicas that are behind.

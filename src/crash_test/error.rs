@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::audit::AuditError;
 use crate::config::ConfigError;
 use crate::error::FederationError;
 use crate::journal::JournalError;
@@ -31,7 +32,7 @@ pub(crate) enum CrashTestError {
     #[error("the journal of {peer}: {error}")]
     Journal { peer: String, error: JournalError },
     #[error("the audit of {peer}: {error}")]
-    Audit { peer: String, error: FederationError },
+    Audit { peer: String, error: Box<AuditError> },
     #[error("the witness at {address}: {problem}")]
     Witness { address: String, problem: String },
     #[error("{begun} loads began and all ended in order: no power was cut, so nothing was tested")]

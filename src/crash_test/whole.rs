@@ -52,7 +52,7 @@ pub(crate) async fn check_whole(
 fn audit_files(dir: &Path, federation: &Federation, replica: usize, served: &Checker, findings: &mut Findings) -> Result<(), CrashTestError> {
     let peer = process::name(replica);
     let data = dir.join(&peer).join("data");
-    let report = audit(&data, federation, |_| {}).map_err(|error| CrashTestError::Audit { peer: peer.clone(), error })?;
+    let report = audit(&data, federation, |_| {}).map_err(|error| CrashTestError::Audit { peer: peer.clone(), error: Box::new(error) })?;
     for bad in &report.findings {
         let what = format!("{peer}: slot {} sequence {}: {}: expected {}, found {}", bad.slot, bad.sequence, bad.rule, bad.expected, bad.found);
         findings.add(Wrong::Damaged, what);

@@ -6,7 +6,10 @@
 use std::collections::BTreeSet;
 
 use super::{HeaderError, check_header};
-use crate::crypto::{Digest, PublicKey, merkle::Frontier};
+use crate::crypto::{
+    Digest, PublicKey,
+    merkle::{self, Frontier},
+};
 use crate::types::{
     BatchKind, BodyDigests, CertificateError, CommittedBatch, Federation, Header, Leaf, Sequence, Slot, Submission, TimestampMs, UpdateId,
     UpdateIdError,
@@ -249,7 +252,22 @@ pub struct CheckedBatch {
 /// # Errors
 /// [`ChainError`]: the first rule broken, cheap ones first.
 pub fn check_batch(federation: &Federation, batch: &CommittedBatch, authors: AuthorSignatures) -> Result<CheckedBatch, ChainError> {
-    let CommittedBatch { header, body, certificate } = batch;
+    check_structure(federation, batch)?;
+    let mut checked = check_hashes(federation, batch)?;
+    checked.signatures = check_certificate(federation, batch)?;
+    if authors == AuthorSignatures::Check {
+        let authors = check_author_signatures(federation, batch, &checked.digests)?;
+        checked.signatures = checked.signatures.saturating_add(authors);
+    }
+    Ok(checked)
+}
+
+/// What a batch says without a hash or a signature: header fields, counts and limits, lifetimes, ids, admitted authors.
+///
+/// # Errors
+/// [`ChainError`]: the first rule broken.
+pub fn check_structure(federation: &Federation, batch: &CommittedBatch) -> Result<(), ChainError> {
+    let CommittedBatch { header, body, .. } = batch;
     check_header(federation, header).map_err(|e| ChainError::at(header, e))?;
     check_shape(federation, batch).map_err(|violation| ChainError::at(header, violation))?;
     let mut sequence = header.first_sequence;
@@ -258,19 +276,31 @@ pub fn check_batch(federation: &Federation, batch: &CommittedBatch, authors: Aut
         check_submission(federation, header, submission, &mut seen).map_err(|violation| ChainError { slot: header.slot, sequence, violation })?;
         sequence = sequence.saturating_add(submission.updates.len() as u64);
     }
+    Ok(())
+}
+
+/// The body digest, and the leaves with their hashes; every payload is hashed. No signature is checked.
+///
+/// # Errors
+/// [`ChainError`] with the rule `body`.
+pub fn check_hashes(federation: &Federation, batch: &CommittedBatch) -> Result<CheckedBatch, ChainError> {
+    let CommittedBatch { header, body, .. } = batch;
     let digests = body.digests(federation.id());
     if digests.body != header.body_digest {
         return Err(ChainError::at(header, Violation::Body { expected: header.body_digest, found: digests.body }));
     }
-    certificate.verify(federation, header).map_err(|e| ChainError::at(header, e))?;
-    let mut signatures = certificate.signatures.0.len() as u64;
-    if authors == AuthorSignatures::Check {
-        check_signatures(federation, batch, &digests)?;
-        signatures = signatures.saturating_add(body.submissions.len() as u64);
-    }
     let leaves = body.leaves(&digests, header.first_sequence);
     let leaf_hashes = leaves.iter().map(Leaf::hash).collect();
-    Ok(CheckedBatch { digest: certificate.digest, digests, leaves, leaf_hashes, signatures })
+    Ok(CheckedBatch { digest: header.digest(), digests, leaves, leaf_hashes, signatures: 0 })
+}
+
+/// The quorum's signatures; yields how many there were.
+///
+/// # Errors
+/// [`ChainError`] with the rule `quorum`.
+pub fn check_certificate(federation: &Federation, batch: &CommittedBatch) -> Result<u64, ChainError> {
+    batch.certificate.verify(federation, &batch.header).map_err(|e| ChainError::at(&batch.header, e))?;
+    Ok(batch.certificate.signatures.0.len() as u64)
 }
 
 fn check_shape(federation: &Federation, batch: &CommittedBatch) -> Result<(), Violation> {
@@ -317,7 +347,11 @@ fn check_submission<'a>(
     Ok(())
 }
 
-fn check_signatures(federation: &Federation, batch: &CommittedBatch, digests: &BodyDigests) -> Result<(), ChainError> {
+/// Every author's signature; yields how many there were. `digests` must be the body's own.
+///
+/// # Errors
+/// [`ChainError`] with the rule `author` or `signature`.
+pub fn check_author_signatures(federation: &Federation, batch: &CommittedBatch, digests: &BodyDigests) -> Result<u64, ChainError> {
     let mut sequence = batch.header.first_sequence;
     for (submission, digests) in batch.body.submissions.iter().zip(&digests.submissions) {
         let error = |violation| ChainError { slot: batch.header.slot, sequence, violation };
@@ -327,7 +361,7 @@ fn check_signatures(federation: &Federation, batch: &CommittedBatch, digests: &B
         key.verify(&bytes, &submission.signature).map_err(|_| error(Violation::Signature { author }))?;
         sequence = sequence.saturating_add(submission.updates.len() as u64);
     }
-    Ok(())
+    Ok(batch.body.submissions.len() as u64)
 }
 
 fn at_most(key: &'static str, limit: u64, found: u64) -> Result<(), Violation> {
@@ -338,23 +372,39 @@ fn at_most(key: &'static str, limit: u64, found: u64) -> Result<(), Violation> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChainVerifier {
     slot: Slot,
+    sequence: Sequence,
     digest: Digest,
     timestamp: TimestampMs,
-    frontier: Frontier,
+    log_root: Digest,
+    /// `None` behind a header whose leaves nobody gave.
+    frontier: Option<Frontier>,
 }
 
 impl ChainVerifier {
     /// Before the first slot.
     #[must_use]
     pub fn genesis() -> Self {
-        Self { slot: 0, digest: Digest::ZERO, timestamp: 0, frontier: Frontier::default() }
+        Self { slot: 0, sequence: 0, digest: Digest::ZERO, timestamp: 0, log_root: merkle::empty_root(), frontier: Some(Frontier::default()) }
     }
 
     /// After a header that is trusted, with the tree after it. `None` when the frontier is not the header's: its size or root differs.
     #[must_use]
     pub fn after(header: &Header, frontier: Frontier) -> Option<Self> {
         let fits = frontier.size() == header.last_sequence() && frontier.root() == header.log_root;
-        fits.then(|| Self { slot: header.slot, digest: header.digest(), timestamp: header.timestamp, frontier })
+        fits.then(|| Self { frontier: Some(frontier), ..Self::behind(header) })
+    }
+
+    /// After a header that is trusted, without the tree: from here on headers are linked, roots are not compared.
+    #[must_use]
+    pub fn behind(header: &Header) -> Self {
+        Self {
+            slot: header.slot,
+            sequence: header.last_sequence(),
+            digest: header.digest(),
+            timestamp: header.timestamp,
+            log_root: header.log_root,
+            frontier: None,
+        }
     }
 
     /// The tip's slot; 0 before the first.
@@ -372,7 +422,7 @@ impl ChainVerifier {
     /// The last sequence number: the tree's size.
     #[must_use]
     pub fn sequence(&self) -> Sequence {
-        self.frontier.size()
+        self.sequence
     }
 
     /// The tip's timestamp, ms; 0 before the first slot.
@@ -381,45 +431,71 @@ impl ChainVerifier {
         self.timestamp
     }
 
-    /// The tree's right edge.
+    /// The log root at the tip, as its header has it.
     #[must_use]
-    pub fn frontier(&self) -> &Frontier {
-        &self.frontier
+    pub fn log_root(&self) -> Digest {
+        self.log_root
     }
 
-    /// Takes the next header with the leaf hashes of its batch. On an error nothing changes.
+    /// The tree's right edge; `None` if the leaves of some batch before are not known.
+    #[must_use]
+    pub fn frontier(&self) -> Option<&Frontier> {
+        self.frontier.as_ref()
+    }
+
+    /// Takes the next header with the leaf hashes of its batch. On an error nothing changes. Where the tree is not known, this is [`Self::link`].
     ///
     /// # Errors
     /// [`ChainError`] with one of the rules `slot`, `parent`, `sequence`, `timestamp`, `count` and `root`.
     pub fn extend(&mut self, header: &Header, leaf_hashes: &[Digest]) -> Result<(), ChainError> {
-        let frontier = self.check(header, leaf_hashes).map_err(|violation| ChainError::at(header, violation))?;
-        *self = Self { slot: header.slot, digest: header.digest(), timestamp: header.timestamp, frontier };
+        let error = |violation| ChainError::at(header, violation);
+        self.continues(header).map_err(error)?;
+        let frontier = self.frontier.as_ref().map(|before| grown(before, header, leaf_hashes)).transpose().map_err(error)?;
+        *self = Self { frontier, ..Self::behind(header) };
         Ok(())
     }
 
-    fn check(&self, header: &Header, leaf_hashes: &[Digest]) -> Result<Frontier, Violation> {
+    /// Takes the next header without its leaves; the tree is unknown from here on.
+    ///
+    /// # Errors
+    /// [`ChainError`] with one of the rules `slot`, `parent`, `sequence` and `timestamp`.
+    pub fn link(&mut self, header: &Header) -> Result<(), ChainError> {
+        self.continues(header).map_err(|violation| ChainError::at(header, violation))?;
+        *self = Self::behind(header);
+        Ok(())
+    }
+
+    fn continues(&self, header: &Header) -> Result<(), Violation> {
         if self.slot.checked_add(1) != Some(header.slot) {
             return Err(Violation::Slot { expected: self.slot.saturating_add(1), found: header.slot });
         }
         if header.parent != self.digest {
             return Err(Violation::Parent { expected: self.digest, found: header.parent });
         }
-        if self.sequence().checked_add(1) != Some(header.first_sequence) {
-            return Err(Violation::Sequence { expected: self.sequence().saturating_add(1), found: header.first_sequence });
+        if self.sequence.checked_add(1) != Some(header.first_sequence) {
+            return Err(Violation::Sequence { expected: self.sequence.saturating_add(1), found: header.first_sequence });
         }
         if header.timestamp <= self.timestamp {
             return Err(Violation::Timestamp { after: self.timestamp, found: header.timestamp });
         }
-        let found = leaf_hashes.len() as u64;
-        if found == 0 || found != u64::from(header.count) {
-            return Err(Violation::Count { expected: u64::from(header.count), found });
+        if header.count == 0 {
+            return Err(HeaderError::Empty { found: 0 }.into());
         }
-        if self.sequence().checked_add(found).is_none() {
+        if self.sequence.checked_add(u64::from(header.count)).is_none() {
             return Err(HeaderError::Range { first: header.first_sequence, count: header.count }.into());
         }
-        let mut frontier = self.frontier.clone();
-        leaf_hashes.iter().for_each(|leaf| frontier.append(*leaf));
-        let found = frontier.root();
-        if found == header.log_root { Ok(frontier) } else { Err(Violation::Root { expected: header.log_root, found }) }
+        Ok(())
     }
+}
+
+/// The tree with a batch's leaves, whose root is the header's.
+fn grown(before: &Frontier, header: &Header, leaf_hashes: &[Digest]) -> Result<Frontier, Violation> {
+    let found = leaf_hashes.len() as u64;
+    if found != u64::from(header.count) {
+        return Err(Violation::Count { expected: u64::from(header.count), found });
+    }
+    let mut frontier = before.clone();
+    leaf_hashes.iter().for_each(|leaf| frontier.append(*leaf));
+    let found = frontier.root();
+    if found == header.log_root { Ok(frontier) } else { Err(Violation::Root { expected: header.log_root, found }) }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
-use super::{Federation, PeerId, Phase, ReplicaIndex, SignedVote, Slot, View};
+use super::{CommitCertificate, Federation, PeerId, Phase, ReplicaIndex, SignedVote, Slot, View};
 use crate::crypto::{Canonical, Digest};
 
 /// Two statements of one member, in one phase and place, for different headers (rules E1 to E3).
@@ -85,6 +85,18 @@ pub enum EvidenceError {
 }
 
 impl Evidence {
+    /// What two certificates for one slot prove when they name different digests in the same view (rule E8): everyone who signed both signed
+    /// two Commits at one place. Two quorums share at least f + 1 members. Of certificates of different views nothing follows by themselves.
+    #[must_use]
+    pub fn of_certificates(a: &CommitCertificate, b: &CommitCertificate) -> Vec<Self> {
+        let both = a.signatures.0.iter().filter_map(|(replica, first)| {
+            let (_, second) = b.signatures.0.iter().find(|(other, _)| other == replica)?;
+            let signed = |vote, signature| SignedVote { vote, replica: *replica, signature };
+            Some(Self { first: signed(a.vote(), *first), second: signed(b.vote(), *second) })
+        });
+        both.filter(Self::contradicts).collect()
+    }
+
     /// Whether the statements contradict each other; their signatures are checked apart.
     #[must_use]
     pub fn contradicts(&self) -> bool {

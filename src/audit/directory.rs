@@ -1,0 +1,341 @@
+//! The audit of one data directory: its journal, and of a stopped replica its log as well.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::Progress;
+use super::examiner::{CHUNK, Examiner, Found, Gap};
+use crate::consensus::{Record, batch_of_frame, kind};
+use crate::crypto::Digest;
+use crate::crypto::merkle::Frontier;
+use crate::journal::{Damage, Frame, JournalError, JournalReader};
+use crate::store::{Store, StoreError, StoreOptions, StoreReader};
+use crate::types::{Body, CommitCertificate, CommittedBatch, Header, Slot, decode};
+
+/// Whether a running replica holds the journal.
+fn in_use(journal: &Path) -> bool {
+    File::open(journal).is_ok_and(|dir| dir.try_lock().is_err())
+}
+
+/// Reads a data directory and hands its batches to the examiner.
+pub(super) struct Directory<'a, 'e> {
+    examiner: Examiner<'e>,
+    stop: &'a AtomicBool,
+    progress: &'a mut dyn FnMut(Progress),
+    frames: (u64, u64),
+    log_missing: bool,
+    backup: bool,
+    chunk: Vec<Found>,
+    next: Slot,
+    bodies: BTreeMap<(Slot, Digest), (Header, Arc<Body>)>,
+    /// What a repair wrote to the journal again, behind everything that was there.
+    given_back: BTreeMap<Slot, CommittedBatch>,
+    /// Damage met, and the slot that was next there.
+    damaged: Vec<(Damage, Slot)>,
+    /// Damage that took nothing but what was given back.
+    made_good: Vec<Damage>,
+    _copy: Option<(tempfile::TempDir, Store)>,
+}
+
+impl<'a, 'e> Directory<'a, 'e> {
+    pub(super) fn new(examiner: Examiner<'e>, data: &Path, stop: &'a AtomicBool, progress: &'a mut dyn FnMut(Progress)) -> Self {
+        Self {
+            examiner,
+            stop,
+            progress,
+            frames: (0, 0),
+            log_missing: false,
+            backup: data.join("backup").exists(),
+            chunk: Vec::with_capacity(CHUNK),
+            next: 0,
+            bodies: BTreeMap::new(),
+            given_back: BTreeMap::new(),
+            damaged: Vec::new(),
+            made_good: Vec::new(),
+            _copy: None,
+        }
+    }
+
+    /// Everything that the directory holds.
+    pub(super) fn audit(mut self, data: &Path, reader: &JournalReader) -> Result<Examiner<'e>, JournalError> {
+        self.open_log(data);
+        self.next = self.examiner.chain.slot() + 1;
+        let checked = reader.check()?;
+        self.frames.1 = checked.segment_frames;
+        self.given_back = given_back(reader);
+        self.examiner.report.complete = self.walk(reader);
+        self.judge_files(checked.damage);
+        self.judge_log();
+        Ok(self.examiner)
+    }
+
+    /// Opens a copy of a stopped replica's log.
+    fn open_log(&mut self, data: &Path) {
+        let report = &mut self.examiner.report;
+        if in_use(&data.join("journal")) {
+            report.not_checked.push("the sled log: the replica is running".to_owned());
+            return;
+        }
+        match Store::open_copy(data, self.examiner.federation.id(), &StoreOptions::default()) {
+            Ok((copy, store, found)) => {
+                if found.rows_cut > 0 {
+                    let rows = found.rows_cut;
+                    report.not_checked.push(format!("{rows} rows of the log behind its last sync: a start cuts and replays them"));
+                }
+                for repaired in found.repaired {
+                    report.bad("log", "log", "whole files", &format!("what a start would repair: {repaired}"));
+                }
+                self.examiner.log = Some(store.reader());
+                self._copy = Some((copy, store));
+            }
+            Err(StoreError::Missing { .. }) => self.log_missing = true,
+            Err(error) => report.bad("log", "log", "a log that opens", &error.to_string()),
+        }
+    }
+
+    /// Every page of every journal file. Damage whose batches were all given back took nothing from the history.
+    fn judge_files(&mut self, damage: Vec<Damage>) {
+        for damage in damage {
+            if self.made_good.contains(&damage) {
+                self.examiner.report.made_good.push(damage.to_string());
+            } else {
+                self.examiner.report.bad("journal", "journal", "whole pages", &damage.to_string());
+            }
+        }
+    }
+
+    /// The whole history, in chunks. Yields whether the end, or the end of the range, was reached.
+    fn walk(&mut self, reader: &JournalReader) -> bool {
+        for frame in reader.segments_from(None) {
+            if self.stop.load(Ordering::Relaxed) {
+                self.flush();
+                return false;
+            }
+            match frame {
+                Ok(frame) => self.frame(&frame),
+                Err(JournalError::Damage(damage)) => self.damaged.push((damage, self.next)),
+                Err(error) => {
+                    self.examiner.report.bad("journal", "journal", "a readable journal", &error.to_string());
+                    self.flush();
+                    return false;
+                }
+            }
+            self.frames.0 += 1;
+            if self.examiner.done {
+                return true;
+            }
+        }
+        self.complete_from_log();
+        self.flush();
+        self.examiner.miss_earlier();
+        true
+    }
+
+    fn frame(&mut self, frame: &Frame) {
+        let place = frame.locator.map_or_else(String::new, |at| format!("journal, segment {} page {}", at.segment, at.page));
+        if frame.kind == kind::PROPOSAL || frame.kind == kind::BODY {
+            match batch_of_frame(&frame.payload) {
+                Ok((header, body)) if header.slot >= self.next => drop(self.bodies.insert((header.slot, header.digest()), (header, body))),
+                Ok(_) => {}
+                Err(error) => self.examiner.report.bad(&place, "record", "a batch", &error.to_string()),
+            }
+            return;
+        }
+        match decode::<CommitCertificate>(&frame.payload) {
+            Ok(certificate) if certificate.slot >= self.next => self.certificate(certificate, place),
+            Ok(certificate) => self.examiner.compare_with_earlier(&place, &certificate),
+            Err(_) => {
+                let record = Record::from_frame(self.examiner.federation, frame.kind, &frame.payload);
+                let found = record.err().map_or_else(String::new, |e| e.to_string());
+                self.examiner.report.bad(&place, "record", "a commit certificate", &found);
+            }
+        }
+    }
+
+    fn certificate(&mut self, certificate: CommitCertificate, place: String) {
+        let again = self.given_back.len();
+        while certificate.slot > self.next
+            && let Some(batch) = self.given_back.remove(&self.next)
+        {
+            self.chunk.push(Found { batch, place: "journal, written again by a repair".to_owned() });
+            self.next += 1;
+        }
+        if certificate.slot > self.next {
+            let expected = format!("the certificate of slot {}", self.next);
+            self.missing(self.next, "gap", &place, expected, format!("the certificate of slot {}", certificate.slot));
+        }
+        let slot = certificate.slot;
+        match self.bodies.get(&(slot, certificate.digest)).cloned() {
+            Some((header, body)) => self.chunk.push(Found { batch: CommittedBatch { header, body, certificate }, place }),
+            None => match self.given_back.remove(&slot) {
+                Some(batch) => self.chunk.push(Found { batch, place: "journal, written again by a repair".to_owned() }),
+                None => self.missing(slot, "body", &place, "the batch that was committed".to_owned(), "none in the journal".to_owned()),
+            },
+        }
+        self.next = slot + 1;
+        if self.given_back.len() < again {
+            self.made_good.extend(self.damaged.drain(..).map(|(damage, _)| damage));
+        }
+        // What a damaged place held was about slots in the window of its time.
+        let (next, window) = (self.next, self.examiner.federation.parameters().window_slots);
+        self.damaged.retain(|(_, at)| next <= at + window);
+        self.bodies = self.bodies.split_off(&(next, Digest::ZERO));
+        if self.chunk.len() >= CHUNK {
+            self.flush();
+        }
+    }
+
+    /// The batch of a slot is not there.
+    fn missing(&mut self, slot: Slot, rule: &'static str, place: &str, expected: String, found: String) {
+        self.flush();
+        self.examiner.gap(Gap { place: place.to_owned(), slot, rule, expected, found });
+    }
+
+    /// Commit certificates are written lazily, so after a crash the log may hold some that the journal lost. Bodies it may not have lost.
+    fn complete_from_log(&mut self) {
+        let Some(log) = self.examiner.log.clone() else { return };
+        for slot in self.next..=log.head().slot {
+            let row = match log.row_at_slot(slot) {
+                Ok(Some(row)) => row,
+                Ok(None) => return,
+                Err(error) => {
+                    self.missing(slot, "log row", "batches tree", "a whole row".to_owned(), error.to_string());
+                    continue;
+                }
+            };
+            self.examiner.report.behind_log += 1;
+            match self.bodies.get(&(slot, row.header.digest())).cloned() {
+                Some((header, body)) => {
+                    let batch = CommittedBatch { header, body, certificate: row.certificate };
+                    self.chunk.push(Found { batch, place: "batches tree".to_owned() });
+                }
+                None => self.missing(slot, "body", "journal", "the batch that the log holds".to_owned(), "none in the journal".to_owned()),
+            }
+            if self.chunk.len() >= CHUNK {
+                self.flush();
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        self.examiner.take(&mut self.chunk);
+        self.examiner.keep_state(false);
+        let (done, total) = self.frames;
+        (self.progress)(Progress { entries: self.examiner.report.entries, done, total: total.max(done) });
+    }
+
+    /// What the log says beside its batches.
+    fn judge_log(&mut self) {
+        let report = &mut self.examiner.report;
+        if self.log_missing && self.backup {
+            report.not_checked.push("the sled log: a backup holds none".to_owned());
+        } else if self.log_missing && report.batches == 0 {
+            report.not_checked.push("the sled log: this replica never ran".to_owned());
+        } else if self.log_missing {
+            report.bad("log", "log", "a log beside the journal", "none; a start rebuilds it from the journal");
+        }
+        let Some(log) = self.examiner.log.clone() else { return };
+        self.judge_tiles(&log);
+        self.judge_rows(&log);
+    }
+
+    /// The tile levels above the leaves against the leaves themselves, and the root that they give.
+    fn judge_tiles(&mut self, log: &StoreReader) {
+        let head = log.head();
+        let (chain, report) = (&self.examiner.chain, &mut self.examiner.report);
+        let mut bad = |sequence, expected: &str, found: &str| {
+            report.bad_at("tile files", head.slot, (sequence, sequence), "merkle file", expected, found);
+        };
+        if head.sequence == chain.sequence() && head.frontier.root() != chain.log_root() {
+            bad(head.sequence, &chain.log_root().to_string(), &head.frontier.root().to_string());
+        }
+        let mut frontier = Frontier::default();
+        let mut from = 0;
+        while from < head.sequence {
+            let count = usize::try_from((head.sequence - from).min(4_096)).unwrap_or(4_096);
+            let Ok(hashes) = log.leaf_hashes(from, count) else {
+                bad(from + 1, "leaf hashes", "too short a file");
+                return;
+            };
+            hashes.iter().for_each(|hash| frontier.append(*hash));
+            from += count as u64;
+            // Every complete tile below here has its root in the level above.
+            if log.frontier(from).ok().as_ref() != Some(&frontier) {
+                bad(from, "tile roots that follow from the leaves", "others");
+                return;
+            }
+        }
+    }
+
+    /// Evidence, the newest checkpoint, and why views were left.
+    fn judge_rows(&mut self, log: &StoreReader) {
+        let (federation, report) = (self.examiner.federation, &mut self.examiner.report);
+        match log.evidence() {
+            Ok(records) => {
+                for record in records {
+                    match record.verify(federation) {
+                        Ok(conviction) => report.convict(record, conviction),
+                        Err(error) => report.bad("evidence tree", "log row", "evidence that verifies", &error.to_string()),
+                    }
+                }
+            }
+            Err(error) => report.bad("evidence tree", "log row", "whole rows", &error.to_string()),
+        }
+        match log.stable() {
+            Ok(Some(stable)) => {
+                let checkpoint = stable.checkpoint;
+                let place = (checkpoint.slot, (checkpoint.sequence, checkpoint.sequence));
+                if let Err(error) = stable.verify(federation) {
+                    report.bad_at("checkpoints tree", place.0, place.1, "checkpoint", "a quorum of valid signatures", &error.to_string());
+                } else if let Ok(Some(row)) = log.row_at_slot(checkpoint.slot)
+                    && (row.header.digest(), row.header.log_root) != (checkpoint.digest, checkpoint.log_root)
+                {
+                    let expected = format!("header {} and root {}", row.header.digest(), row.header.log_root);
+                    report.bad_at("checkpoints tree", place.0, place.1, "checkpoint", &expected, &checkpoint.log_root.to_string());
+                }
+            }
+            Ok(None) => {}
+            Err(error) => report.bad("checkpoints tree", "log row", "a whole row", &error.to_string()),
+        }
+        match log.views_from(0) {
+            Ok(records) => {
+                let reasons: BTreeMap<_, _> = records.into_iter().map(|(view, record)| (view, record.reason)).collect();
+                for span in &mut report.statistics.views {
+                    span.reason = reasons.get(&span.view).cloned();
+                }
+            }
+            Err(error) => report.bad("views tree", "log row", "whole rows", &error.to_string()),
+        }
+    }
+}
+
+/// The batches of which body and certificate stand behind the certificate of a later slot: a repair wrote them again.
+fn given_back(reader: &JournalReader) -> BTreeMap<Slot, CommittedBatch> {
+    let (mut batches, mut bodies, mut highest) = (BTreeMap::new(), BTreeMap::new(), 0);
+    for frame in reader.segments_from(None).flatten() {
+        let late = frame.tag < highest;
+        if frame.kind == kind::BODY && late {
+            if let Ok((header, body)) = batch_of_frame(&frame.payload) {
+                bodies.insert((header.slot, header.digest()), (header, body));
+            }
+        } else if frame.kind == kind::COMMITTED {
+            highest = highest.max(frame.tag);
+            let certificate = decode::<CommitCertificate>(&frame.payload).ok().filter(|_| late);
+            if let Some(certificate) = certificate
+                && let Some((header, body)) = bodies.remove(&(certificate.slot, certificate.digest))
+            {
+                batches.insert(certificate.slot, CommittedBatch { header, body, certificate });
+            }
+        }
+    }
+    batches
+}
+
+/// The certificate that a directory's journal holds for a slot.
+pub(super) fn certificate_at(reader: &JournalReader, slot: Slot, differs_from: &Digest) -> Option<CommitCertificate> {
+    let certificates = reader.segments_from(None).flatten().filter(|frame| frame.kind == kind::COMMITTED && frame.tag == slot);
+    certificates.filter_map(|frame| decode::<CommitCertificate>(&frame.payload).ok()).find(|certificate| certificate.digest != *differs_from)
+}
