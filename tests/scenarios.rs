@@ -16,6 +16,7 @@ const KEPT_FOR: &[(&str, &[&str])] = &[
     ("prepared-set", &["view-change-with-prepared", "new-view-with-chosen", "view-entered"]),
     ("stuck-without-a-checkpoint", &["partition", "checkpoint-certificate-sent", "catch-up", "view-entered"]),
     ("suspect-view-change", &["damaged-votes", "suspect", "rejoin-answered", "view-left"]),
+    ("suspicion-lifted-unsynced", &["disk-lost", "stopped-by-disk-error", "rejoin-answered", "damage-harmless-or-repaired"]),
     ("torn-last-group", &["crash-in-io", "write-torn", "torn-group-cut", "catch-up"]),
     ("truncated-chain", &["one-way", "new-view-with-chosen", "new-view-truncates-chain", "submission-committed"]),
     ("twins-of-the-leader", &["twins", "twin-sides", "partition", "view-entered"]),

@@ -306,9 +306,7 @@ fn durable_checkpoints(federation: &Federation, dir: &DataDir, store: &mut impl 
 /// Once suspect, suspect until it has rejoined: later starts may no longer read the damaged place, and what was forgotten there stays forgotten.
 fn remember_suspicion(note: &Suspicion, report: &mut RecoveryReport) -> Result<(), RecoveryError> {
     let found = note.read()?.filter(|_| !on(Bug::SuspicionForgotten));
-    if found.is_some() {
-        note.keep()?;
-    }
+    note.keep(found.is_some())?;
     match (found, &report.suspect) {
         (Some(earlier), Some(known)) if known.ends_with(&earlier) => {}
         (Some(earlier), _) => report.suspect_because(format!("since an earlier start: {earlier}")),

@@ -43,13 +43,15 @@ impl Suspicion {
         }
     }
 
-    /// Makes a note that was found survive a power cut: whoever left it may have been killed before its sync.
+    /// Makes what was found survive a power cut, a note or that there is none: whoever left or removed it may have been killed before its sync.
     ///
     /// # Errors
     /// As above.
-    pub fn keep(&self) -> Result<(), RecoveryError> {
+    pub fn keep(&self, found: bool) -> Result<(), RecoveryError> {
         let sync = || {
-            self.disk.open(&self.path, Access::ReadWrite)?.sync_all()?;
+            if found {
+                self.disk.open(&self.path, Access::ReadWrite)?.sync_all()?;
+            }
             self.disk.sync_dir(&self.dir)
         };
         sync().map_err(|error| self.failed(error))

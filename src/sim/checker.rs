@@ -241,6 +241,11 @@ impl Checker {
         if let Some(left) = self.left.get(&member).filter(|left| place.view < **left) {
             return forgot(format!("that it left for view {left}"));
         }
+        // Proposals are not durable; that nothing is proposed twice rests on knowing which views began.
+        let led = self.votes.range((member, Phase::PrePrepare, 0, 0)..(member, Phase::Prepare, 0, 0)).map(|((_, _, view, _), _)| *view).max();
+        if let Some(view) = led.filter(|view| place.view < *view || (place.view == *view && place.changing)) {
+            return forgot(format!("that view {view}, in which it proposed, began"));
+        }
         let remembered: BTreeMap<(Phase, Slot), (View, Digest)> = core.remembered().into_iter().map(|(p, v, s, d)| ((p, s), (v, d))).collect();
         let said = self.votes.range((member, Phase::Prepare, 0, 0)..(member + 1, Phase::PrePrepare, 0, 0));
         for (&(_, phase, view, slot), digest) in said.filter(|((_, _, _, slot), _)| *slot > place.floor) {

@@ -45,6 +45,8 @@ pub(super) struct Live {
     pub(super) facts: BTreeSet<Fact>,
     pending_facts: Vec<Fact>,
     pub(super) place: Place,
+    /// It was suspect when it started.
+    pub(super) began_suspect: bool,
     pub(super) report: RecoveryReport,
     pub(super) durable: Vec<Checkpoint>,
 }
@@ -163,11 +165,22 @@ impl Instance {
             facts: BTreeSet::new(),
             pending_facts: facts,
             place,
+            began_suspect: place.suspect,
             report: recovered.report,
             durable: recovered.durable,
         };
         live.settle_facts(&self.disk);
         Ok(Box::new(live))
+    }
+}
+
+impl Instance {
+    /// It votes again: the new voting record is durable, and it lacks nothing else that it needs.
+    pub(super) fn consider_trusted(&mut self) {
+        let trusted = |live: &Live| live.began_suspect && !live.place.suspect && !live.pipeline.is_suspect();
+        if self.taint == Taint::Damaged && self.live.as_deref().is_some_and(trusted) {
+            self.taint = Taint::None;
+        }
     }
 }
 

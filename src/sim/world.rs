@@ -507,6 +507,9 @@ impl World {
             self.schedule(self.time + sync + slow, Item::Journal { to: at, life });
         }
         if before != place {
+            if let Some(instance) = self.instances.get_mut(at) {
+                instance.consider_trusted();
+            }
             self.moved(at, member, before, place);
         }
     }
@@ -588,8 +591,8 @@ impl World {
         match live.run_journal(&disk, self.setup.group_steps, due) {
             Ok(released) => {
                 if suspect && !live.pipeline.is_suspect() {
-                    instance.taint = if instance.taint == Taint::Damaged { Taint::None } else { instance.taint };
                     instance.forgot = false;
+                    instance.consider_trusted();
                     self.reach("rejoined");
                 }
                 released.into_iter().for_each(|released| self.release(at, released));
