@@ -305,7 +305,8 @@ fn every_tampering_is_named_at_its_first_place() {
             tamper(history, &mut batches, at);
             let dir = history.write(&room.path().join(format!("{tried}")), &batches);
             let slot = history.batches[at].header.slot;
-            for level in Level::ALL {
+            // Everything, the least level that must see it, and the one below.
+            for level in Level::ALL.into_iter().filter(|level| *level == Level::Content || level == least || level.next() == Some(*least)) {
                 let summary = history.audit(&[&dir], AuditOptions { level, ..AuditOptions::default() });
                 if level < *least {
                     let found = summary.first_bad.as_ref().map(|bad| (bad.slot, bad.rule.clone()));
@@ -324,7 +325,7 @@ fn every_tampering_is_named_at_its_first_place() {
             tried += 1;
         }
     }
-    println!("{tried} tamperings, each at five levels");
+    println!("{tried} tamperings");
     assert!(tried > 190, "{tried}");
 }
 

@@ -30,6 +30,12 @@ impl Level {
     /// All, from the least to everything.
     pub const ALL: [Self; 5] = [Self::Structure, Self::Chain, Self::Merkle, Self::Quorum, Self::Content];
 
+    /// The level that adds to this one.
+    #[must_use]
+    pub fn next(self) -> Option<Self> {
+        Self::ALL.into_iter().find(|level| *level > self)
+    }
+
     /// As on the command line.
     #[must_use]
     pub const fn name(self) -> &'static str {

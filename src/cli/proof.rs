@@ -27,6 +27,9 @@ pub(crate) struct Proof {
     /// Where to write the proof; standard output if not given.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Also write a self-contained HTML page that shows the update and verifies the proof in the reader's browser.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     /// Print the proof on standard output also when it is written to a file; it is JSON in any case.
     #[arg(long)]
     json: bool,
@@ -44,7 +47,12 @@ impl Proof {
             return Err(Problem("no replica that answers holds such an update".into()));
         };
         let text = proof.to_json(client.federation())?;
+        if let Some(path) = &self.html {
+            fs::write(path, proof.to_html(client.federation())?).map_err(|e| Problem(format!("{}: {e}", path.display())))?;
+            eprintln!("wrote {}", path.display());
+        }
         match self.output {
+            None if self.html.is_some() && !self.json => {}
             Some(path) if !self.json => {
                 fs::write(&path, text)?;
                 eprintln!("wrote {}", path.display());

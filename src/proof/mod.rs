@@ -7,11 +7,13 @@ pub mod chain;
 mod commit;
 mod evidence;
 mod json;
+mod page;
 mod receipt;
 
 pub use commit::{CommitProof, Opening, PROOF_MAGIC, VerifiedProof};
 pub use evidence::EVIDENCE_FORMAT;
 pub use json::PROOF_FORMAT;
+pub use page::VERIFIER_SCRIPT;
 pub use receipt::{ReceiptMaker, make_receipt, verify_receipt};
 
 use crate::crypto::{Digest, PublicKey};
