@@ -489,6 +489,16 @@ fn real_replicas_are_audited_together_stopped_and_live() {
     let output = live(&["--resume", &state]);
     let second = documents(&output).remove(0);
     assert_eq!((output.status.code(), &second["entries"], &second["head"]), (Some(0), &20.into(), &20.into()), "{second:#}");
+    // An old log is shown to be the beginning of the new one, and an old proof's log is that old one.
+    let (old, path) = (stage.text("old.json"), stage.text("consistency.json"));
+    assert!(exofed(&["proof", "--sequence", "3", "--config", &config, "-o", &old]).status.success());
+    assert!(exofed(&["proof", "--consistency", "3", "--config", &config, "-o", &path]).status.success());
+    let verified = exofed(&["verify", &path, "--genesis", &genesis, "--since", &old, "--json"]);
+    let verdict = documents(&verified).remove(0);
+    assert_eq!((verified.status.code(), &verdict["valid"], &verdict["new_size"]), (Some(0), &true.into(), &20.into()), "{verdict:#}");
+    assert!(exofed(&["proof", "--sequence", "20", "--config", &config, "-o", &old]).status.success());
+    assert_eq!(exofed(&["verify", &path, "--genesis", &genesis, "--since", &old]).status.code(), Some(1), "another log than the old one");
+    assert_eq!(exofed(&["proof", "--consistency", "20", "3", "--config", &config]).status.code(), Some(3));
     // A replica that is down is said to be; the others' word is enough.
     stage.kill(2);
     let third = documents(&live(&[])).remove(0);

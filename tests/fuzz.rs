@@ -19,8 +19,8 @@ use exo_federation::journal::{Journal, JournalError, JournalOptions, JournalRead
 use exo_federation::proof::{CommitProof, make_receipt, verify_receipt};
 use exo_federation::store::{AppendBatch, LogReader as _, Store, StoreOptions};
 use exo_federation::types::{
-    BatchRange, CommitCertificate, ConsensusMessage, Federation, Header, LogQuery, PeerId, ProofAnswer, ProofQuery, ReplicaStatus, Request, Response,
-    Role, SubmissionReceipt, SubmitOutcome, UpdateId, decode, encode,
+    BatchRange, CommitCertificate, ConsensusMessage, ConsistencyQuery, Federation, Header, LogQuery, PeerId, ProofAnswer, ProofQuery, ReplicaStatus,
+    Request, Response, Role, SubmissionReceipt, SubmitOutcome, UpdateId, decode, encode,
 };
 
 use fuzzing::federation::{core, federation, now, run};
@@ -83,6 +83,7 @@ fn requests() {
         log(LogQuery::FromSequence { sequence: 3, max_bytes: 1 << 20, wait_ms: 10 }),
         log(LogQuery::FromSlot { slot: 3, max_bytes: 1 << 20 }),
         proof(ProofQuery::Sequence(4)),
+        encode(&Request::Consistency(ConsistencyQuery { old: 3, new: Some(9) })).unwrap(),
         proof(ProofQuery::Id { update_id: UpdateId("update-3".into()), author: Some(author) }),
     ];
     check!().with_test_time(time()).with_generator(plans()).for_each(|plan: &Plan| {

@@ -6,9 +6,12 @@ mod proof_fixture;
 
 use std::sync::Arc;
 
-use exo_federation::crypto::{Digest, Signature, SigningKey, merkle::Frontier};
+use exo_federation::crypto::merkle::{Frontier, Range, consistency_path};
+use exo_federation::crypto::{Digest, Signature, SigningKey};
 use exo_federation::proof::chain::{AuthorSignatures, ChainError, ChainVerifier, check_batch};
-use exo_federation::proof::{CommitProof, HeaderError, MAX_PROOF_BYTES, PROOF_MAGIC, ProofError, ReceiptMaker, make_receipt, verify_receipt};
+use exo_federation::proof::{
+    CommitProof, ConsistencyProof, HeaderError, MAX_PROOF_BYTES, PROOF_MAGIC, ProofError, ReceiptMaker, check_header, make_receipt, verify_receipt,
+};
 use exo_federation::types::{BatchKind, Body, CertificateError, CommittedBatch, Federation, ProofAnswer, SignatureSet, Submission, UpdateId};
 use proof_fixture::{Chain, certificate, commit_signatures, federation, proof_of, proven, resign, submission};
 use proptest::prelude::*;
@@ -492,4 +495,50 @@ fn each_rule_of_the_chain_is_broken_alone() {
     assert_eq!(verifier.extend(&second.header, &leaves[1..]).unwrap_err().rule(), "count");
     verifier.extend(&second.header, &leaves).unwrap();
     assert_eq!(verifier.extend(&second.header, &leaves).unwrap_err().rule(), "slot");
+}
+
+#[test]
+fn consistency_proofs_hold_and_nothing_in_one_can_be_changed() {
+    let mut chain = Chain::new(4);
+    let batches: Vec<CommittedBatch> = [1, 2, 3, 5, 1, 8].into_iter().map(|count| chain.commit_some(1, count)).collect();
+    let federation = chain.federation;
+    let leaves: Vec<Digest> = batches.iter().flat_map(|b| check_batch(&federation, b, AuthorSignatures::Check).unwrap().leaf_hashes).collect();
+    let proof = |old: usize, new: usize| {
+        let (before, CommittedBatch { header, certificate, .. }) = (&batches[old].header, batches[new].clone());
+        let size = header.last_sequence();
+        let nodes = Range::new(0, &leaves[..size as usize], size, &[]).unwrap();
+        let path = consistency_path(&nodes, before.last_sequence(), size).unwrap();
+        ConsistencyProof { old_size: before.last_sequence(), old_root: before.log_root, path, header, certificate }
+    };
+    for (new, newer) in batches.iter().enumerate() {
+        for old in 0..=new {
+            let sound = proof(old, new);
+            sound.verify(&federation).unwrap();
+            let json = sound.to_json(&federation).unwrap();
+            assert_eq!(ConsistencyProof::from_json(&json, &federation).unwrap(), sound);
+            if old < new {
+                assert!(ConsistencyProof { old_root: newer.header.log_root, ..sound.clone() }.verify(&federation).is_err());
+                assert!(ConsistencyProof { old_size: sound.old_size + 1, ..sound.clone() }.verify(&federation).is_err());
+            }
+        }
+    }
+    let json = proof(2, 5).to_json(&federation).unwrap();
+    for at in 0..json.len() {
+        for mask in [0x01, 0x02, 0x20, 0x80] {
+            let mut changed = json.clone();
+            changed[at] ^= mask;
+            let verdict = ConsistencyProof::from_json(&changed, &federation).and_then(|proof| proof.verify(&federation));
+            assert!(verdict.is_err(), "byte {at} ^ {mask:#x}");
+        }
+    }
+}
+
+#[test]
+fn sequence_numbers_end_at_the_last_u64() {
+    let mut chain = Chain::new(4);
+    let mut header = chain.commit_some(1, 1).header;
+    for (first, count, fits) in [(u64::MAX, 1, true), (u64::MAX, 2, false), (u64::MAX - 6, 7, true), (u64::MAX - 6, 8, false), (0, 1, false)] {
+        (header.first_sequence, header.count) = (first, count);
+        assert_eq!(check_header(&chain.federation, &header).is_ok(), fits, "{count} updates from {first} on");
+    }
 }

@@ -1,14 +1,15 @@
 //! `exofed proof` and `exofed verify`: a portable proof, and checking it with the public genesis alone.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
 use super::{ClientArgs, Problem, Verdict, print_json, print_line};
 use crate::config::FederationFile;
-use crate::proof::CommitProof;
-use crate::types::{ProofQuery, UpdateId};
+use crate::crypto::Digest;
+use crate::proof::{CONSISTENCY_FORMAT, CommitProof, ConsistencyProof, ProofError};
+use crate::types::{ConsistencyQuery, Federation, ProofQuery, UpdateId};
 
 /// Fetch the portable proof of one update; it is verified before it is written.
 ///
@@ -19,11 +20,14 @@ pub(crate) struct Proof {
     #[command(flatten)]
     client: ClientArgs,
     /// The update's id; the latest one with this id.
-    #[arg(required_unless_present = "sequence", conflicts_with = "sequence")]
+    #[arg(required_unless_present_any = ["sequence", "consistency"], conflicts_with = "sequence")]
     update_id: Option<String>,
     /// The update's place in the log.
     #[arg(long)]
     sequence: Option<u64>,
+    /// Prove instead that the log after the batch that holds entry OLD is the beginning of the log after the one that holds NEW (the newest if not given).
+    #[arg(long, num_args = 1..=2, value_names = ["OLD", "NEW"], conflicts_with_all = ["update_id", "sequence", "html"])]
+    consistency: Vec<u64>,
     /// Where to write the proof; standard output if not given.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -38,6 +42,13 @@ pub(crate) struct Proof {
 impl Proof {
     pub(crate) async fn run(self) -> Verdict {
         let client = self.client.client()?;
+        if let Some(old) = self.consistency.first() {
+            let query = ConsistencyQuery { old: *old, new: self.consistency.get(1).copied() };
+            let Some(proof) = client.consistency(query).await? else {
+                return Err(Problem("no replica that answers holds both entries, in that order".into()));
+            };
+            return write_proof(&proof.to_json(client.federation())?, self.output.as_deref(), self.json);
+        }
         let query = match (self.sequence, self.update_id) {
             (Some(sequence), _) => ProofQuery::Sequence(sequence),
             (None, Some(id)) => ProofQuery::Id { update_id: UpdateId(id), author: None },
@@ -51,22 +62,26 @@ impl Proof {
             fs::write(path, proof.to_html(client.federation())?).map_err(|e| Problem(format!("{}: {e}", path.display())))?;
             eprintln!("wrote {}", path.display());
         }
-        match self.output {
-            None if self.html.is_some() && !self.json => {}
-            Some(path) if !self.json => {
-                fs::write(&path, text)?;
-                eprintln!("wrote {}", path.display());
-            }
-            path => {
-                path.map_or(Ok(()), |path| fs::write(path, &text))?;
-                print_line(String::from_utf8_lossy(&text).trim_end_matches('\n'))?;
-            }
+        if self.html.is_some() && self.output.is_none() && !self.json {
+            return Ok(true);
         }
-        Ok(true)
+        write_proof(&text, self.output.as_deref(), self.json)
     }
 }
 
-/// Check a proof offline, with nothing but the federation's genesis.
+/// To a file, or to standard output, or both.
+fn write_proof(text: &[u8], output: Option<&Path>, json: bool) -> Verdict {
+    if let Some(path) = output {
+        fs::write(path, text).map_err(|e| Problem(format!("{}: {e}", path.display())))?;
+    }
+    match output {
+        Some(path) if !json => eprintln!("wrote {}", path.display()),
+        _ => print_line(String::from_utf8_lossy(text).trim_end_matches('\n'))?,
+    }
+    Ok(true)
+}
+
+/// Check a proof offline, with nothing but the federation's genesis: of an update, or that one log is the beginning of another.
 ///
 /// Exit code 0 if the proof holds, 1 if it does not.
 #[derive(clap::Args)]
@@ -79,15 +94,65 @@ pub(crate) struct Verify {
     /// Also check that the update's payload is the content of this file.
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
+    /// For a consistency proof: an earlier proof (JSON), whose log must be the older one.
+    #[arg(long, value_name = "PROOF", conflicts_with = "data")]
+    since: Option<PathBuf>,
     /// Print one JSON document.
     #[arg(long)]
     json: bool,
 }
 
+/// What a file says it is.
+#[derive(serde::Deserialize)]
+struct Kind {
+    format: String,
+}
+
+fn is_consistency(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<Kind>(bytes).is_ok_and(|kind| kind.format == CONSISTENCY_FORMAT)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Problem> {
+    fs::read(path).map_err(|e| Problem(format!("{}: {e}", path.display())))
+}
+
 impl Verify {
+    fn consistency(&self, bytes: &[u8], federation: &Federation) -> Verdict {
+        let since = self.since.as_deref().map(read).transpose()?;
+        let checked = ConsistencyProof::from_json(bytes, federation).and_then(|proof| proof.verify(federation).map(|()| proof));
+        let checked = checked.map_err(|e| e.to_string()).and_then(|proof| match since.map(|bytes| end_of(&bytes, federation)) {
+            Some(Err(reason)) => Err(format!("the earlier proof: {reason}")),
+            Some(Ok((size, root))) if (size, root) != (proof.old_size, proof.old_root) => Err(format!(
+                "the earlier proof is of {size} entries with root {root}, this one begins at {} with root {}",
+                proof.old_size, proof.old_root
+            )),
+            _ => Ok(proof),
+        });
+        match &checked {
+            Ok(proof) if self.json => print_json(&json!({
+                "valid": true, "old_size": proof.old_size, "old_root": proof.old_root, "new_size": proof.header.last_sequence(),
+                "new_root": proof.header.log_root, "slot": proof.header.slot, "reason": null,
+            }))?,
+            Ok(proof) => {
+                let (size, root) = (proof.header.last_sequence(), proof.header.log_root);
+                print_line(&format!("valid: the log of {} entries with root {}", proof.old_size, proof.old_root))?;
+                print_line(&format!("is the beginning of the log of {size} with root {root}, committed in slot {}", proof.header.slot))?;
+            }
+            Err(reason) if self.json => print_json(&json!({ "valid": false, "reason": reason }))?,
+            Err(reason) => print_line(&format!("NOT valid: {reason}"))?,
+        }
+        Ok(checked.is_ok())
+    }
+
     pub(crate) fn run(self) -> Verdict {
         let federation = FederationFile::read_genesis(&self.genesis)?;
-        let bytes = fs::read(&self.proof).map_err(|e| Problem(format!("{}: {e}", self.proof.display())))?;
+        let bytes = read(&self.proof)?;
+        if is_consistency(&bytes) {
+            return self.consistency(&bytes, &federation);
+        }
+        if self.since.is_some() {
+            return Err(Problem("--since is for consistency proofs, and this is the proof of an update".into()));
+        }
         let data = self.data.map(|path| fs::read(&path).map_err(|e| Problem(format!("{}: {e}", path.display())))).transpose()?;
         let checked = CommitProof::from_json(&bytes, &federation).and_then(|proof| {
             let verified = proof.verify(&federation)?;
@@ -118,4 +183,18 @@ impl Verify {
             }
         }
     }
+}
+
+/// The log that an earlier proof ends with: its size and root.
+fn end_of(bytes: &[u8], federation: &Federation) -> Result<(u64, Digest), ProofError> {
+    let header = if is_consistency(bytes) {
+        let proof = ConsistencyProof::from_json(bytes, federation)?;
+        proof.verify(federation)?;
+        proof.header
+    } else {
+        let proof = CommitProof::from_json(bytes, federation)?;
+        proof.verify(federation)?;
+        proof.header
+    };
+    Ok((header.last_sequence(), header.log_root))
 }

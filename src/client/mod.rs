@@ -11,10 +11,10 @@ use crate::crypto::SigningKey;
 use crate::error::FederationError;
 use crate::net::{ClientConnection, NetOptions};
 use crate::proof::chain::{AuthorSignatures, check_batch};
-use crate::proof::{CommitProof, verify_receipt};
+use crate::proof::{CommitProof, ConsistencyProof, verify_receipt};
 use crate::types::{
-    BatchRange, CommittedBatch, Evidence, Federation, LogQuery, MAX_FRAME_BYTES, ProofQuery, ReplicaStatus, Request, Response, Sequence, StateUpdate,
-    Submission, SubmitOutcome, TimestampMs, UpdateId, decode, encode,
+    BatchRange, CommittedBatch, ConsistencyQuery, Evidence, Federation, LogQuery, MAX_FRAME_BYTES, ProofQuery, ReplicaStatus, Request, Response,
+    Sequence, StateUpdate, Submission, SubmitOutcome, TimestampMs, UpdateId, decode, encode,
 };
 
 /// What became of a submission, as far as it could be verified.
@@ -200,6 +200,29 @@ impl Client {
                 ProofQuery::Id { update_id, author } => proof.leaf.update_id == *update_id && author.is_none_or(|a| a == proof.leaf.author),
             };
             if asked { Ok(proof) } else { Err(self.wrong(replica, "the proof of another update")) }
+        });
+        match found.await {
+            Ok(proof) => Ok(Some(proof)),
+            Err(FederationError::Answer { problem, .. }) if problem == NOT_FOUND => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The verified proof that the log after the batch that holds one sequence number is the beginning of the log after a later one, or of the log
+    /// as the replica has it; `None` if no replica that answers holds both.
+    ///
+    /// # Errors
+    /// [`FederationError`] if no replica answers, or none gives a proof that verifies.
+    pub async fn consistency(&self, query: ConsistencyQuery) -> Result<Option<ConsistencyProof>, FederationError> {
+        let request = Request::Consistency(query);
+        let timeout = Duration::from_millis(self.options.attempt_timeout_ms);
+        let found = self.ask_any(&request, timeout, |replica, response| {
+            let Response::Consistency(answer) = response else { return Err(self.wrong(replica, "another answer than a consistency proof")) };
+            let proof = ConsistencyProof::from(*answer.ok_or_else(|| self.wrong(replica, NOT_FOUND))?);
+            proof.verify(&self.federation)?;
+            let new = &proof.header;
+            let asked = proof.old_size >= query.old && query.new.is_none_or(|asked| (new.first_sequence..=new.last_sequence()).contains(&asked));
+            if asked { Ok(proof) } else { Err(self.wrong(replica, "the proof of other logs")) }
         });
         match found.await {
             Ok(proof) => Ok(Some(proof)),

@@ -193,6 +193,71 @@ pub fn root_from_path(leaf: Digest, index: u64, size: u64, path: &[Digest]) -> O
     (last == 0).then_some(hash)
 }
 
+/// The hashes that show that the tree of `old` leaves is the beginning of the tree of `new` (RFC 9162, section 2.1.4.1). Nothing needs to be shown
+/// of an empty tree, nor of a tree and itself.
+///
+/// # Errors
+/// What the source says.
+pub fn consistency_path<N: Nodes>(nodes: &N, old: u64, new: u64) -> Result<Vec<Digest>, N::Error> {
+    let mut path = Vec::new();
+    if old == 0 || old >= new {
+        return Ok(path);
+    }
+    // Down to the subtree that ends where the old tree does; its own hash is known to the verifier if it is the whole old tree.
+    let (mut from, mut to) = (0, new);
+    while old != to {
+        let middle = from + split_point(to - from);
+        if old <= middle {
+            path.push(nodes.subtree(middle, to)?);
+            to = middle;
+        } else {
+            path.push(nodes.subtree(from, middle)?);
+            from = middle;
+        }
+    }
+    if from != 0 {
+        path.push(nodes.subtree(from, to)?);
+    }
+    path.reverse();
+    Ok(path)
+}
+
+/// Whether a path shows that the tree of `old` leaves with `old_root` is the beginning of the tree of `new` leaves with `new_root`
+/// (RFC 9162, section 2.1.4.2).
+#[must_use]
+pub fn is_consistent((old, old_root): (u64, Digest), (new, new_root): (u64, Digest), path: &[Digest]) -> bool {
+    if old >= new || old == 0 {
+        return path.is_empty() && if old == 0 { old_root == empty_root() && new > 0 } else { old == new && old_root == new_root };
+    }
+    let whole = old.is_power_of_two().then_some(old_root);
+    let mut hashes = whole.into_iter().chain(path.iter().copied());
+    let Some(first) = hashes.next() else { return false };
+    let (mut node, mut last) = (old - 1, new - 1);
+    while node & 1 == 1 {
+        node >>= 1;
+        last >>= 1;
+    }
+    let (mut of_old, mut of_new) = (first, first);
+    for hash in hashes {
+        if last == 0 {
+            return false;
+        }
+        if node & 1 == 1 || node == last {
+            of_old = node_hash(&hash, &of_old);
+            of_new = node_hash(&hash, &of_new);
+            while node & 1 == 0 && node != 0 {
+                node >>= 1;
+                last >>= 1;
+            }
+        } else {
+            of_new = node_hash(&of_new, &hash);
+        }
+        node >>= 1;
+        last >>= 1;
+    }
+    last == 0 && of_old == old_root && of_new == new_root
+}
+
 /// The hashes outside leaves `[from, to)` in the tree of `size` leaves, left to right: with those leaves they give the root.
 ///
 /// # Errors
@@ -332,6 +397,18 @@ mod tests {
                     let path = inclusion_path(&tail, index, size).unwrap();
                     assert_eq!(root_from_path(all[index as usize], index, size, &path), Some(root));
                     assert_ne!(root_from_path(all[index as usize], index ^ 1, size, &path), Some(root));
+                }
+                let path = consistency_path(&Range::new(0, &all, size, &[]).unwrap(), from, size).unwrap();
+                let old = (from, before.root());
+                assert!(is_consistent(old, (size, root), &path), "{from} is the beginning of {size}");
+                assert!(!is_consistent((from, leaf_hash(b"x")), (size, root), &path));
+                assert_eq!(is_consistent(old, (size, leaf_hash(b"x")), &path), from == 0, "the empty tree is the beginning of any");
+                assert!(!is_consistent(old, (size, root), &[path.as_slice(), &[root]].concat()), "nothing may follow");
+                for at in 0..path.len() {
+                    let mut changed = path.clone();
+                    changed[at].0[5] ^= 1;
+                    assert!(!is_consistent(old, (size, root), &changed));
+                    assert!(!is_consistent(old, (size, root), &[&path[..at], &path[at + 1..]].concat()), "nothing may be left out");
                 }
                 for to in from + 1..=size {
                     let outside = range_proof(&tail, from, to, size).unwrap();

@@ -6,7 +6,9 @@ use crate::consensus::CheckedBody;
 use crate::journal::JournalReader;
 use crate::recovery::{BodyProblem, body_of};
 use crate::store::{LogReader, StoreError, StoreReader, StoredBatch};
-use crate::types::{BatchRange, CommittedBatch, Evidence, Federation, LogQuery, ProofAnswer, ProofQuery, Sequence, Submission};
+use crate::types::{
+    BatchRange, CommittedBatch, ConsistencyAnswer, ConsistencyQuery, Evidence, Federation, LogQuery, ProofAnswer, ProofQuery, Sequence, Submission,
+};
 
 /// Why something committed could not be read. Damage is named and never served.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +92,21 @@ impl<R: LogReader> Archive<R> {
                 Ok(None)
             }
         }
+    }
+
+    /// That the log after the batch that holds one sequence number is the beginning of the log after a later one; `None` if this log does not hold both.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub fn consistency(&self, query: ConsistencyQuery) -> Result<Option<ConsistencyAnswer>, ArchiveError> {
+        let new = query.new.unwrap_or_else(|| self.head());
+        let (Some(old), Some(new)) = (self.rows.row_at_sequence(query.old)?, self.rows.row_at_sequence(new)?) else { return Ok(None) };
+        if old.header.slot > new.header.slot {
+            return Ok(None);
+        }
+        let path = self.rows.prove_consistency(&old.header, &new.header)?;
+        let (old_size, old_root) = (old.header.last_sequence(), old.header.log_root);
+        Ok(Some(ConsistencyAnswer { old_size, old_root, path, header: new.header, certificate: new.certificate }))
     }
 
     /// The evidence against members that contradicted themselves.

@@ -128,6 +128,14 @@ impl Service {
                     Err(_) => Response::Refused("the replica is stopping".into()),
                 }
             }
+            Request::Consistency(query) => {
+                let archive = self.archive.clone();
+                match tokio::task::spawn_blocking(move || archive.consistency(query)).await {
+                    Ok(Ok(answer)) => Response::Consistency(answer.map(Box::new)),
+                    Ok(Err(error)) => refused(&error),
+                    Err(_) => Response::Refused("the replica is stopping".into()),
+                }
+            }
             Request::Proof(query) => {
                 let archive = self.archive.clone();
                 match tokio::task::spawn_blocking(move || archive.proof(&query)).await {

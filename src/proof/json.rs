@@ -26,7 +26,7 @@ struct File {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Certificate {
+pub(super) struct Certificate {
     epoch: Epoch,
     view: View,
     slot: Slot,
@@ -80,36 +80,64 @@ impl<'de> Deserialize<'de> for Base64 {
     }
 }
 
+impl Certificate {
+    /// With the signers' labels.
+    pub(super) fn of(certificate: &CommitCertificate, federation: &Federation) -> Result<Self, ProofError> {
+        let label = |(index, signature): &(u16, Signature)| {
+            let unknown = ProofError::UnknownSigner { index: *index, members: federation.size() };
+            federation.peer(*index).map(|peer| Signed { peer: peer.clone(), signature: *signature }).ok_or(unknown)
+        };
+        let CommitCertificate { epoch, view, slot, digest, signatures } = certificate;
+        let signatures = signatures.0.iter().map(label).collect::<Result<_, _>>()?;
+        Ok(Self { epoch: *epoch, view: *view, slot: *slot, digest: *digest, signatures })
+    }
+
+    pub(super) fn resolve(self, federation: &Federation) -> Result<CommitCertificate, ProofError> {
+        let place = |signed: &Signed| {
+            let unknown = || ProofError::UnknownPeer { label: excerpt(&signed.peer.0) };
+            federation.index_of(&signed.peer).map(|index| (index, signed.signature)).ok_or_else(unknown)
+        };
+        let Self { epoch, view, slot, digest, signatures } = self;
+        let signatures = SignatureSet(signatures.iter().map(place).collect::<Result<_, _>>()?);
+        Ok(CommitCertificate { epoch, view, slot, digest, signatures })
+    }
+}
+
+/// The canonical spelling of a file form.
+pub(super) fn spell(file: &impl Serialize) -> Result<Vec<u8>, ProofError> {
+    let mut bytes = serde_json::to_vec_pretty(file).map_err(|e| json_error(&e))?;
+    bytes.push(b'\n');
+    within_limit(bytes.len())?;
+    Ok(bytes)
+}
+
+/// A file's first two fields are the format and the federation asked about.
+pub(super) fn check_head(format: &str, expected: &'static str, found: FederationId, federation: &Federation) -> Result<(), ProofError> {
+    if format != expected {
+        return Err(ProofError::Format { expected, found: excerpt(format) });
+    }
+    if found != federation.id() {
+        return Err(HeaderError::Federation { expected: federation.id(), found }.into());
+    }
+    Ok(())
+}
+
 impl CommitProof {
     /// The JSON form: two spaces of indentation, fields in fixed order, one newline at the end. The federation gives the signers' labels.
     ///
     /// # Errors
     /// A signer beyond the membership, and a proof over [`super::MAX_PROOF_BYTES`], cannot be written.
     pub fn to_json(&self, federation: &Federation) -> Result<Vec<u8>, ProofError> {
-        let label = |(index, signature): &(u16, Signature)| {
-            let unknown = ProofError::UnknownSigner { index: *index, members: federation.size() };
-            federation.peer(*index).map(|peer| Signed { peer: peer.clone(), signature: *signature }).ok_or(unknown)
-        };
-        let CommitCertificate { epoch, view, slot, digest, signatures } = &self.certificate;
         let file = File {
             format: PROOF_FORMAT.to_owned(),
             federation_id: federation.id(),
             leaf: self.leaf.clone(),
             path: self.path.clone(),
             header: self.header.clone(),
-            certificate: Certificate {
-                epoch: *epoch,
-                view: *view,
-                slot: *slot,
-                digest: *digest,
-                signatures: signatures.0.iter().map(label).collect::<Result<_, _>>()?,
-            },
+            certificate: Certificate::of(&self.certificate, federation)?,
             opening: self.opening.as_ref().map(|o| OpeningForm { salt: Salt(o.salt), data: Base64(o.data.clone()) }),
         };
-        let mut bytes = serde_json::to_vec_pretty(&file).map_err(|e| json_error(&e))?;
-        bytes.push(b'\n');
-        within_limit(bytes.len())?;
-        Ok(bytes)
+        spell(&file)
     }
 
     /// Reads the JSON form; says nothing of what it proves.
@@ -120,23 +148,12 @@ impl CommitProof {
     pub fn from_json(bytes: &[u8], federation: &Federation) -> Result<Self, ProofError> {
         within_limit(bytes.len())?;
         let file: File = serde_json::from_slice(bytes).map_err(|e| json_error(&e))?;
-        if file.format != PROOF_FORMAT {
-            return Err(ProofError::Format { expected: PROOF_FORMAT, found: excerpt(&file.format) });
-        }
-        if file.federation_id != federation.id() {
-            return Err(HeaderError::Federation { expected: federation.id(), found: file.federation_id }.into());
-        }
-        let place = |signed: &Signed| {
-            let unknown = || ProofError::UnknownPeer { label: excerpt(&signed.peer.0) };
-            federation.index_of(&signed.peer).map(|index| (index, signed.signature)).ok_or_else(unknown)
-        };
-        let Certificate { epoch, view, slot, digest, signatures } = file.certificate;
-        let signatures = SignatureSet(signatures.iter().map(place).collect::<Result<_, _>>()?);
+        check_head(&file.format, PROOF_FORMAT, file.federation_id, federation)?;
         let proof = Self {
             leaf: file.leaf,
             path: file.path,
             header: file.header,
-            certificate: CommitCertificate { epoch, view, slot, digest, signatures },
+            certificate: file.certificate.resolve(federation)?,
             opening: file.opening.map(|o| Opening { salt: o.salt.0, data: o.data.0 }),
         };
         same_bytes(bytes, &proof.to_json(federation)?)?;

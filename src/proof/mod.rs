@@ -5,12 +5,14 @@
 
 pub mod chain;
 mod commit;
+mod consistency;
 mod evidence;
 mod json;
 mod page;
 mod receipt;
 
 pub use commit::{CommitProof, Opening, PROOF_MAGIC, VerifiedProof};
+pub use consistency::{CONSISTENCY_FORMAT, ConsistencyProof};
 pub use evidence::EVIDENCE_FORMAT;
 pub use json::PROOF_FORMAT;
 pub use page::VERIFIER_SCRIPT;
@@ -212,6 +214,18 @@ pub enum ProofError {
         expected: Digest,
         /// The one computed.
         found: Digest,
+    },
+    /// The path does not show that the older log is the newer one's beginning.
+    #[error("the log of {old_size} entries with root {old_root} is not shown to be the beginning of the log of {new_size} with root {new_root}")]
+    Consistency {
+        /// The older log's size.
+        old_size: u64,
+        /// Its root.
+        old_root: Digest,
+        /// The newer log's size.
+        new_size: u64,
+        /// Its root.
+        new_root: Digest,
     },
     /// The quorum's signatures prove nothing.
     #[error(transparent)]

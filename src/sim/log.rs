@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::disk::{Mounted, SimDisk};
 use super::rng::Rng;
 use crate::crypto::Digest;
-use crate::crypto::merkle::{Range, inclusion_path, root_from_path};
+use crate::crypto::merkle::{Range, consistency_path, inclusion_path, is_consistent, root_from_path};
 use crate::journal::Disk;
 use crate::recovery::Medium;
 use crate::store::{AppendBatch, BodyLocator, Damage, Head, Log, LogReader, StoreError, StoreReport, StoredBatch, StoredBody, ViewRecord};
@@ -132,6 +132,16 @@ impl LogReader for SimStore {
         let nodes = Range::new(0, leaves, size, &[]).ok_or_else(damaged)?;
         let path = inclusion_path(&nodes, sequence.saturating_sub(1), size).map_err(|_| damaged())?;
         if root_from_path(leaf, sequence.saturating_sub(1), size, &path) == Some(header.log_root) { Ok(path) } else { Err(damaged()) }
+    }
+
+    fn prove_consistency(&self, old: &Header, new: &Header) -> Result<Vec<Digest>, StoreError> {
+        let leaves: Vec<Digest> = self.0.lock().rows.iter().flat_map(|row| row.leaves.iter().copied()).collect();
+        let (before, after) = (old.last_sequence(), new.last_sequence());
+        let damaged = || StoreError::Damaged(Damage::Merkle { sequence: after });
+        let leaves = usize::try_from(after).ok().and_then(|size| leaves.get(..size)).ok_or_else(damaged)?;
+        let nodes = Range::new(0, leaves, after, &[]).ok_or_else(damaged)?;
+        let path = consistency_path(&nodes, before, after).map_err(|_| damaged())?;
+        if is_consistent((before, old.log_root), (after, new.log_root), &path) { Ok(path) } else { Err(damaged()) }
     }
 
     fn evidence(&self) -> Result<Vec<Evidence>, StoreError> {

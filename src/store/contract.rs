@@ -85,6 +85,12 @@ pub trait LogReader: Clone + Send + Sync + 'static {
     /// [`StoreError::Damaged`] if the stored tree does not give that root.
     fn prove(&self, sequence: Sequence, leaf: Digest, header: &Header) -> Result<Vec<Digest>, StoreError>;
 
+    /// The path that shows that the log after one header is the beginning of the log after a later one, checked against both roots.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if the stored tree does not give those roots.
+    fn prove_consistency(&self, old: &Header, new: &Header) -> Result<Vec<Digest>, StoreError>;
+
     /// The sequence numbers that an id may stand at, newest first; the batch decides.
     ///
     /// # Errors
@@ -216,6 +222,10 @@ impl LogReader for StoreReader {
 
     fn prove(&self, sequence: Sequence, leaf: Digest, header: &Header) -> Result<Vec<Digest>, StoreError> {
         self.prove(sequence, leaf, header)
+    }
+
+    fn prove_consistency(&self, old: &Header, new: &Header) -> Result<Vec<Digest>, StoreError> {
+        self.prove_consistency(old, new)
     }
 
     fn lookup(&self, id: &UpdateId) -> Result<Vec<Sequence>, StoreError> {

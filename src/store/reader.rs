@@ -10,7 +10,7 @@ use super::index::Index;
 use super::tiles::Tiles;
 use super::{BatchRow, BodyPlace, Head, StoredBatch, StoredBody, ViewRecord};
 use crate::crypto::Digest;
-use crate::crypto::merkle::{inclusion_path, root_from_path};
+use crate::crypto::merkle::{consistency_path, inclusion_path, is_consistent, root_from_path};
 use crate::types::{CheckpointCertificate, Evidence, Header, Sequence, Slot, UpdateId, View, decode};
 
 /// A reader; cheap to clone, safe beside the writer.
@@ -89,6 +89,17 @@ impl StoreReader {
         let index = sequence.checked_sub(1).ok_or_else(damaged)?;
         let path = inclusion_path(&self.tiles, index, size).map_err(|_| damaged())?;
         if root_from_path(leaf, index, size, &path) == Some(header.log_root) { Ok(path) } else { Err(damaged()) }
+    }
+
+    /// The path from the log after one header to the log after a later one, checked against the roots that quorums signed.
+    ///
+    /// # Errors
+    /// [`Damage::Merkle`] if the files do not give those roots.
+    pub fn prove_consistency(&self, old: &Header, new: &Header) -> Result<Vec<Digest>, StoreError> {
+        let (before, after) = (old.last_sequence(), new.last_sequence());
+        let damaged = || StoreError::Damaged(Damage::Merkle { sequence: after });
+        let path = consistency_path(&self.tiles, before, after).map_err(|_| damaged())?;
+        if is_consistent((before, old.log_root), (after, new.log_root), &path) { Ok(path) } else { Err(damaged()) }
     }
 
     /// The leaf hashes `[from, from + count)`, unchecked: for an auditor, who compares them.

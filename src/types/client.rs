@@ -23,6 +23,17 @@ pub enum Request {
     Proof(ProofQuery),
     /// The evidence that it holds.
     Evidence,
+    /// That an older log is the beginning of a newer one.
+    Consistency(ConsistencyQuery),
+}
+
+/// Which two states of the log: after the batches that hold these sequence numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct ConsistencyQuery {
+    /// The older one.
+    pub old: Sequence,
+    /// The newer one; `None` for the end of the replica's log.
+    pub new: Option<Sequence>,
 }
 
 /// Which batches are wanted.
@@ -75,6 +86,23 @@ pub enum Response {
     Refused(String),
     /// To `Evidence`.
     Evidence(Vec<Evidence>),
+    /// To `Consistency`; `None` if the replica's log does not hold both.
+    Consistency(Option<Box<ConsistencyAnswer>>),
+}
+
+/// What makes a consistency proof; `proof::ConsistencyProof` is its portable form.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ConsistencyAnswer {
+    /// The size of the older log.
+    pub old_size: u64,
+    /// Its root.
+    pub old_root: Digest,
+    /// RFC 9162, section 2.1.4.
+    pub path: Vec<Digest>,
+    /// The header of the last batch of the newer log.
+    pub header: Header,
+    /// Its certificate.
+    pub certificate: CommitCertificate,
 }
 
 /// Committed batches in order, and where the log ends.

@@ -18,7 +18,10 @@ mod vote;
 
 pub use batch::{BatchKind, Body, BodyDigests, CommittedBatch, HEADER_VERSION, Header};
 pub use checkpoint::{Checkpoint, CheckpointCertificate, SignedCheckpoint};
-pub use client::{BatchRange, LogQuery, ProofAnswer, ProofQuery, ReplicaStatus, Request, Response, Role, SubmissionReceipt, SubmitOutcome};
+pub use client::{
+    BatchRange, ConsistencyAnswer, ConsistencyQuery, LogQuery, ProofAnswer, ProofQuery, ReplicaStatus, Request, Response, Role, SubmissionReceipt,
+    SubmitOutcome,
+};
 pub use codec::{CodecError, MAX_FRAME_BYTES, decode, encode};
 pub use evidence::{Conviction, Evidence, EvidenceError, EvidenceRule};
 pub use genesis::{Author, Federation, Genesis, GenesisError, Member, Reader, byzantine_threshold, fault_limit, weak_quorum};
