@@ -499,8 +499,12 @@ fn real_replicas_are_audited_together_stopped_and_live() {
     assert!(exofed(&["proof", "--sequence", "20", "--config", &config, "-o", &old]).status.success());
     assert_eq!(exofed(&["verify", &path, "--genesis", &genesis, "--since", &old]).status.code(), Some(1), "another log than the old one");
     assert_eq!(exofed(&["proof", "--consistency", "20", "3", "--config", &config]).status.code(), Some(3));
+    let running = |label: &str| format!("{config}@{label}");
+    let same = exofed(&["diff", &running("replica-0"), &running("replica-3"), "--genesis", &genesis, "--json"]);
+    assert_eq!((same.status.code(), &documents(&same)[0]["difference"]["verdict"]), (Some(0), &"same".into()));
     // A replica that is down is said to be; the others' word is enough.
     stage.kill(2);
+    assert_eq!(exofed(&["diff", &running("replica-0"), &running("replica-2"), "--genesis", &genesis]).status.code(), Some(3));
     let third = documents(&live(&[])).remove(0);
     assert_eq!((&third["clean"], &third["entries"]), (&true.into(), &20.into()));
     assert!(third["not_checked"][0].as_str().unwrap().contains("replica-2"), "{third:#}");
@@ -517,6 +521,57 @@ fn real_replicas_are_audited_together_stopped_and_live() {
     for foreign in ["<script", "http:", "https:", "url("] {
         assert!(!page.contains(foreign), "the page is self-contained, and holds {foreign}");
     }
+}
+
+#[test]
+fn two_copies_differ_first_where_they_do() {
+    let history = history();
+    let genesis = history.stage.text("federation.toml");
+    // Directories of their own, with the log that a recovery builds from a journal.
+    let directory = |name: &str, batches: &[CommittedBatch]| {
+        let dir = history.stage.path(name);
+        fs::create_dir(&dir).unwrap();
+        for file in ["replica.toml", "secret.key"] {
+            fs::copy(history.stage.path("replica-0").join(file), dir.join(file)).unwrap();
+        }
+        history.write(&dir.join("data"), batches);
+        fs::remove_file(dir.join("data/backup")).unwrap();
+        let built = exofed(&["recover", dir.to_str().unwrap()]);
+        assert!(dir.join("data/log").is_dir(), "{}", stderr(&built));
+        dir.to_str().unwrap().to_owned()
+    };
+    let compare = |a: &str, b: &str| {
+        let output = exofed(&["diff", a, b, "--genesis", &genesis, "--json"]);
+        let report = documents(&output).into_iter().next().unwrap_or_else(|| panic!("{}", stderr(&output)));
+        (output.status.code(), report)
+    };
+    let whole = directory("diff-whole", &history.batches);
+    let short = directory("diff-short", &history.batches[..5]);
+    let (code, same) = compare(&whole, &history.stage.text("replica-1"));
+    assert_eq!((code, &same["difference"]["verdict"]), (Some(0), &"same".into()), "{same:#}");
+    let (code, lags) = compare(&short, &whole);
+    let behind = (history.batches.len() - 5) as u64;
+    let difference = &lags["difference"];
+    assert_eq!((code, &difference["verdict"], &difference["side"], &difference["slots"]), (Some(0), &"lags".into(), &"a".into(), &behind.into()));
+    // Each slot in turn is the first that differs.
+    for at in 1..5 {
+        let mut other = history.batches[..5].to_vec();
+        for i in at..5 {
+            other[i].header.timestamp += 1;
+            if i > at {
+                other[i].header.parent = other[i - 1].header.digest();
+            }
+            history.commit(&mut other[i]);
+        }
+        let (code, fork) = compare(&directory(&format!("diff-fork-{at}"), &other), &whole);
+        assert_eq!(
+            (code, &fork["difference"]["verdict"], &fork["difference"]["slot"]),
+            (Some(2), &"fork".into(), &other[at].header.slot.into()),
+            "{fork:#}"
+        );
+        assert!(fork["evidence"].as_array().unwrap().len() >= 2 && fork["probes"].as_u64().unwrap() <= 5, "{fork:#}");
+    }
+    assert_eq!(exofed(&["diff", &whole, "nowhere", "--genesis", &genesis]).status.code(), Some(3));
 }
 
 /// Lines of a process that follows, until one fits.

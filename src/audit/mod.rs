@@ -5,6 +5,7 @@
 //! opening it would write. An audit goes on after an error and names every bad range. Several targets are compared with each other, and all of
 //! them with proofs handed out earlier: two committed histories convict who signed both.
 
+mod diff;
 mod directory;
 mod examiner;
 mod ledger;
@@ -19,6 +20,7 @@ mod state;
 mod statistics;
 mod summary;
 
+pub use diff::{Comparison, Difference, End, Side, Which, diff};
 pub use live::FollowEvent;
 pub use old_proofs::OldProofs;
 pub use options::{AuditOptions, Level, Range};

@@ -7,6 +7,7 @@ mod audit;
 mod backup;
 mod crash_test;
 mod demo;
+mod diff;
 mod evidence;
 mod init;
 mod log;
@@ -61,6 +62,7 @@ enum Command {
     Proof(proof::Proof),
     Verify(proof::Verify),
     Audit(audit::Audit),
+    Diff(diff::Diff),
     #[command(subcommand)]
     Evidence(evidence::Evidence),
     Recover(recover::Recover),
@@ -128,6 +130,7 @@ async fn dispatch(command: Command) -> Result<u8, Problem> {
         Command::Proof(proof) => proof.run().await,
         Command::Verify(verify) => verify.run(),
         Command::Audit(audit) => return audit.run().await,
+        Command::Diff(diff) => return diff.run().await,
         Command::Evidence(evidence) => evidence.run().await,
         Command::Recover(recover) => recover.run(),
         Command::Simulate(simulate) => tokio::task::block_in_place(|| simulate.run()),
