@@ -542,3 +542,28 @@ fn sequence_numbers_end_at_the_last_u64() {
         assert_eq!(check_header(&chain.federation, &header).is_ok(), fits, "{count} updates from {first} on");
     }
 }
+
+#[test]
+fn a_chain_goes_on_only_behind_the_tree_of_its_header() {
+    let mut chain = Chain::new(4);
+    let batch = chain.commit_some(1, 3);
+    let mut verifier = ChainVerifier::genesis();
+    let leaves = check_batch(&chain.federation, &batch, AuthorSignatures::Check).unwrap().leaf_hashes;
+    verifier.extend(&batch.header, &leaves).unwrap();
+    assert_eq!(verifier.log_root(), batch.header.log_root);
+    assert!(ChainVerifier::after(&batch.header, verifier.frontier().unwrap().clone()).is_some());
+    let mut other = Frontier::default();
+    leaves.iter().rev().for_each(|leaf| other.append(*leaf));
+    assert_eq!(ChainVerifier::after(&batch.header, other), None, "the same size, another root");
+}
+
+#[test]
+fn a_batch_may_be_as_large_as_the_limits_say() {
+    let mut chain = Chain::new(4);
+    let limits = chain.federation.parameters().clone();
+    let each = limits.max_submission_updates as usize;
+    let full = chain.commit_some(limits.max_batch_updates as usize / each, each);
+    check_batch(&chain.federation, &full, AuthorSignatures::Check).unwrap();
+    let over = chain.commit_some(1, each + 1);
+    assert_eq!(check_batch(&chain.federation, &over, AuthorSignatures::Check).unwrap_err().rule(), "limit");
+}

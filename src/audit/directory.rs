@@ -3,36 +3,50 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 
 use super::Progress;
-use super::examiner::{CHUNK, Examiner, Found, Gap};
-use crate::consensus::{Record, batch_of_frame, kind};
+use super::examiner::{CHUNK, Examiner, Found, Gap, Held};
+use crate::consensus::{Record, batch_of_frame, header_of_frame, kind};
 use crate::crypto::Digest;
 use crate::crypto::merkle::Frontier;
 use crate::journal::{Damage, Frame, JournalError, JournalReader};
 use crate::store::{Store, StoreError, StoreOptions, StoreReader};
-use crate::types::{Body, CommitCertificate, CommittedBatch, Header, Slot, decode};
+use crate::types::{CommitCertificate, CommittedBatch, Header, Slot, decode};
+
+/// Read ahead of the checks: so many times so many bytes.
+const READ_AHEAD: usize = 2;
+const READ_BYTES: usize = 8 << 20;
+/// A page of the journal (`docs/store-format.md`).
+const PAGE_BYTES: u64 = 4_096;
 
 /// Whether a running replica holds the journal.
 fn in_use(journal: &Path) -> bool {
     File::open(journal).is_ok_and(|dir| dir.try_lock().is_err())
 }
 
+/// A batch in its frame: the header, decoded, and the whole.
+type Framed = (Header, Arc<Vec<u8>>);
+
 /// Reads a data directory and hands its batches to the examiner.
 pub(super) struct Directory<'a, 'e> {
     examiner: Examiner<'e>,
     stop: &'a AtomicBool,
     progress: &'a mut dyn FnMut(Progress),
-    frames: (u64, u64),
+    /// Bytes of segments read, and there are.
+    bytes: (u64, u64),
+    /// Where each segment begins among all.
+    begins: BTreeMap<u64, u64>,
+    reader: JournalReader,
     log_missing: bool,
     backup: bool,
     chunk: Vec<Found>,
     next: Slot,
-    bodies: BTreeMap<(Slot, Digest), (Header, Arc<Body>)>,
-    /// What a repair wrote to the journal again, behind everything that was there.
-    given_back: BTreeMap<Slot, CommittedBatch>,
+    /// Frames of batches that no certificate has named yet.
+    bodies: BTreeMap<(Slot, Digest), Framed>,
+    /// What a repair wrote to the journal again, behind everything that was there; looked for when something is missed.
+    given_back: Option<BTreeMap<Slot, CommittedBatch>>,
     /// Damage met, and the slot that was next there.
     damaged: Vec<(Damage, Slot)>,
     /// Damage that took nothing but what was given back.
@@ -41,18 +55,26 @@ pub(super) struct Directory<'a, 'e> {
 }
 
 impl<'a, 'e> Directory<'a, 'e> {
-    pub(super) fn new(examiner: Examiner<'e>, data: &Path, stop: &'a AtomicBool, progress: &'a mut dyn FnMut(Progress)) -> Self {
+    pub(super) fn new(
+        examiner: Examiner<'e>,
+        data: &Path,
+        reader: JournalReader,
+        stop: &'a AtomicBool,
+        progress: &'a mut dyn FnMut(Progress),
+    ) -> Self {
         Self {
             examiner,
             stop,
             progress,
-            frames: (0, 0),
+            bytes: (0, 0),
+            begins: BTreeMap::new(),
+            reader,
             log_missing: false,
             backup: data.join("backup").exists(),
             chunk: Vec::with_capacity(CHUNK),
             next: 0,
             bodies: BTreeMap::new(),
-            given_back: BTreeMap::new(),
+            given_back: None,
             damaged: Vec::new(),
             made_good: Vec::new(),
             _copy: None,
@@ -60,14 +82,15 @@ impl<'a, 'e> Directory<'a, 'e> {
     }
 
     /// Everything that the directory holds.
-    pub(super) fn audit(mut self, data: &Path, reader: &JournalReader) -> Result<Examiner<'e>, JournalError> {
+    pub(super) fn audit(mut self, data: &Path) -> Result<Examiner<'e>, JournalError> {
         self.open_log(data);
         self.next = self.examiner.chain.slot() + 1;
-        let checked = reader.check()?;
-        self.frames.1 = checked.segment_frames;
-        self.given_back = given_back(reader);
-        self.examiner.report.complete = self.walk(reader);
-        self.judge_files(checked.damage);
+        for (segment, bytes) in self.reader.segment_sizes()? {
+            self.begins.insert(segment, self.bytes.1);
+            self.bytes.1 += bytes;
+        }
+        let damage = self.walk()?;
+        self.judge_files(damage);
         self.judge_log();
         Ok(self.examiner)
     }
@@ -107,38 +130,55 @@ impl<'a, 'e> Directory<'a, 'e> {
         }
     }
 
-    /// The whole history, in chunks. Yields whether the end, or the end of the range, was reached.
-    fn walk(&mut self, reader: &JournalReader) -> bool {
-        for frame in reader.segments_from(None) {
-            if self.stop.load(Ordering::Relaxed) {
-                self.flush();
-                return false;
-            }
-            match frame {
-                Ok(frame) => self.frame(&frame),
-                Err(JournalError::Damage(damage)) => self.damaged.push((damage, self.next)),
-                Err(error) => {
-                    self.examiner.report.bad("journal", "journal", "a readable journal", &error.to_string());
-                    self.flush();
-                    return false;
+    /// The whole history, in chunks; reading goes on while they are checked. Yields the damage to the journal's files.
+    fn walk(&mut self) -> Result<Vec<Damage>, JournalError> {
+        let reader = self.reader.clone();
+        let (found, damage) = std::thread::scope(|scope| {
+            let (send, items) = mpsc::sync_channel::<Vec<Result<Frame, Damage>>>(READ_AHEAD);
+            let reading = scope.spawn(move || read(&reader, &send));
+            let mut found = End::Reached;
+            // The range's end ends the checks, not the reading: damage behind it is still named. An interruption ends both.
+            for item in items.iter().flatten() {
+                if self.stop.load(Ordering::Relaxed) {
+                    found = End::Stopped;
+                    break;
+                }
+                if !self.examiner.done {
+                    self.item(item);
                 }
             }
-            self.frames.0 += 1;
-            if self.examiner.done {
-                return true;
-            }
+            drop(items);
+            (found, reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        let damage = damage?;
+        if found == End::Reached && !self.examiner.done {
+            self.complete_from_log();
         }
-        self.complete_from_log();
         self.flush();
-        self.examiner.miss_earlier();
-        true
+        if found == End::Reached && !self.examiner.done {
+            self.examiner.miss_earlier();
+        }
+        self.examiner.report.complete = found == End::Reached;
+        Ok(damage)
     }
 
-    fn frame(&mut self, frame: &Frame) {
+    fn item(&mut self, item: Result<Frame, Damage>) {
+        match item {
+            Ok(frame) => self.frame(frame),
+            Err(damage) => self.damaged.push((damage, self.next)),
+        }
+    }
+
+    fn frame(&mut self, frame: Frame) {
+        if let Some((locator, begin)) = frame.locator.and_then(|at| Some((at, self.begins.get(&at.segment)?))) {
+            self.bytes.0 = begin + u64::from(locator.page) * PAGE_BYTES;
+        }
         let place = frame.locator.map_or_else(String::new, |at| format!("journal, segment {} page {}", at.segment, at.page));
         if frame.kind == kind::PROPOSAL || frame.kind == kind::BODY {
-            match batch_of_frame(&frame.payload) {
-                Ok((header, body)) if header.slot >= self.next => drop(self.bodies.insert((header.slot, header.digest()), (header, body))),
+            match header_of_frame(&frame.payload) {
+                Ok(header) if header.slot >= self.next => {
+                    self.bodies.insert((header.slot, header.digest()), (header, Arc::new(frame.payload)));
+                }
                 Ok(_) => {}
                 Err(error) => self.examiner.report.bad(&place, "record", "a batch", &error.to_string()),
             }
@@ -156,12 +196,9 @@ impl<'a, 'e> Directory<'a, 'e> {
     }
 
     fn certificate(&mut self, certificate: CommitCertificate, place: String) {
-        let again = self.given_back.len();
-        while certificate.slot > self.next
-            && let Some(batch) = self.given_back.remove(&self.next)
-        {
-            self.chunk.push(Found { batch, place: "journal, written again by a repair".to_owned() });
-            self.next += 1;
+        let mut again = false;
+        while certificate.slot > self.next && self.give_back(self.next) {
+            (self.next, again) = (self.next + 1, true);
         }
         if certificate.slot > self.next {
             let expected = format!("the certificate of slot {}", self.next);
@@ -169,14 +206,12 @@ impl<'a, 'e> Directory<'a, 'e> {
         }
         let slot = certificate.slot;
         match self.bodies.get(&(slot, certificate.digest)).cloned() {
-            Some((header, body)) => self.chunk.push(Found { batch: CommittedBatch { header, body, certificate }, place }),
-            None => match self.given_back.remove(&slot) {
-                Some(batch) => self.chunk.push(Found { batch, place: "journal, written again by a repair".to_owned() }),
-                None => self.missing(slot, "body", &place, "the batch that was committed".to_owned(), "none in the journal".to_owned()),
-            },
+            Some((header, frame)) => self.chunk.push(Found { held: Held::Encoded { header, certificate, frame }, place }),
+            None if self.give_back(slot) => again = true,
+            None => self.missing(slot, "body", &place, "the batch that was committed".to_owned(), "none in the journal".to_owned()),
         }
         self.next = slot + 1;
-        if self.given_back.len() < again {
+        if again {
             self.made_good.extend(self.damaged.drain(..).map(|(damage, _)| damage));
         }
         // What a damaged place held was about slots in the window of its time.
@@ -186,6 +221,14 @@ impl<'a, 'e> Directory<'a, 'e> {
         if self.chunk.len() >= CHUNK {
             self.flush();
         }
+    }
+
+    /// Takes the batch of a slot from what a repair wrote again, if it did.
+    fn give_back(&mut self, slot: Slot) -> bool {
+        let reader = &self.reader;
+        let batch = self.given_back.get_or_insert_with(|| given_back(reader)).remove(&slot);
+        let found = batch.map(|batch| Found { held: Held::Decoded(batch), place: "journal, written again by a repair".to_owned() });
+        found.map(|found| self.chunk.push(found)).is_some()
     }
 
     /// The batch of a slot is not there.
@@ -208,9 +251,9 @@ impl<'a, 'e> Directory<'a, 'e> {
             };
             self.examiner.report.behind_log += 1;
             match self.bodies.get(&(slot, row.header.digest())).cloned() {
-                Some((header, body)) => {
-                    let batch = CommittedBatch { header, body, certificate: row.certificate };
-                    self.chunk.push(Found { batch, place: "batches tree".to_owned() });
+                Some((header, frame)) => {
+                    let held = Held::Encoded { header, certificate: row.certificate, frame };
+                    self.chunk.push(Found { held, place: "batches tree".to_owned() });
                 }
                 None => self.missing(slot, "body", "journal", "the batch that the log holds".to_owned(), "none in the journal".to_owned()),
             }
@@ -223,7 +266,7 @@ impl<'a, 'e> Directory<'a, 'e> {
     fn flush(&mut self) {
         self.examiner.take(&mut self.chunk);
         self.examiner.keep_state(false);
-        let (done, total) = self.frames;
+        let (done, total) = self.bytes;
         (self.progress)(Progress { entries: self.examiner.report.entries, done, total: total.max(done) });
     }
 
@@ -310,6 +353,29 @@ impl<'a, 'e> Directory<'a, 'e> {
             Err(error) => report.bad("views tree", "log row", "whole rows", &error.to_string()),
         }
     }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Reached,
+    Stopped,
+}
+
+/// Reads the segments and checks every file, ahead of whoever takes what is read.
+fn read(reader: &JournalReader, send: &mpsc::SyncSender<Vec<Result<Frame, Damage>>>) -> Result<Vec<Damage>, JournalError> {
+    let (mut items, mut bytes) = (Vec::new(), 0);
+    let report = reader.check_and_visit(&mut |item| {
+        bytes += item.as_ref().map_or(0, |frame| frame.payload.len());
+        items.push(item);
+        if bytes < READ_BYTES {
+            return true;
+        }
+        bytes = 0;
+        send.send(std::mem::take(&mut items)).is_ok()
+    })?;
+    // Nobody listens after an interruption.
+    let _ = send.send(items);
+    Ok(report.damage)
 }
 
 /// The batches of which body and certificate stand behind the certificate of a later slot: a repair wrote them again.

@@ -1,6 +1,7 @@
 //! Takes the committed batches of one target in order, and checks each to the level asked for.
 
 use std::mem;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
@@ -10,10 +11,11 @@ use super::report::AuditReport;
 use super::state::{AuditState, STATE_FORMAT};
 use super::statistics::Statistics;
 use super::{AuditOptions, Level};
+use crate::consensus::batch_of_frame;
 use crate::crypto::Digest;
 use crate::proof::chain::{ChainError, ChainVerifier, check_author_signatures, check_certificate, check_hashes, check_structure};
 use crate::store::{StoreReader, StoredBody};
-use crate::types::{CommitCertificate, CommittedBatch, Federation, Header, Sequence, Slot};
+use crate::types::{CodecError, CommitCertificate, CommittedBatch, Federation, Header, Sequence, Slot};
 
 /// How many batches are checked side by side.
 pub(super) const CHUNK: usize = 256;
@@ -23,8 +25,38 @@ const KEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// A batch and where it was found.
 pub(super) struct Found {
-    pub(super) batch: CommittedBatch,
+    pub(super) held: Held,
     pub(super) place: String,
+}
+
+/// A batch as it was found. Decoding is work for all cores.
+pub(super) enum Held {
+    Decoded(CommittedBatch),
+    /// The header is the one in the frame.
+    Encoded {
+        header: Header,
+        certificate: CommitCertificate,
+        frame: Arc<Vec<u8>>,
+    },
+}
+
+impl Held {
+    fn header(&self) -> &Header {
+        match self {
+            Self::Decoded(batch) => &batch.header,
+            Self::Encoded { header, .. } => header,
+        }
+    }
+
+    fn decode(self) -> Result<CommittedBatch, (Header, CodecError)> {
+        match self {
+            Self::Decoded(batch) => Ok(batch),
+            Self::Encoded { header, certificate, frame } => match batch_of_frame(&frame) {
+                Ok((header, body)) => Ok(CommittedBatch { header, body, certificate }),
+                Err(error) => Err((header, error)),
+            },
+        }
+    }
 }
 
 /// A slot whose batch is not there.
@@ -186,27 +218,51 @@ impl<'a> Examiner<'a> {
         let federation = self.federation;
         let (level, range) = (self.options.level, self.options.range);
         let level_of = |header: &Header| if range.is_before(header) { level.min(Level::Merkle) } else { level };
-        let end = chunk.iter().position(|found| range.is_behind(&found.batch.header));
+        let end = chunk.iter().position(|found| range.is_behind(found.held.header()));
         if let Some(end) = end {
             chunk.truncate(end);
             self.done = true;
         }
-        let checked: Vec<_> = chunk.par_iter().map(|found| check(federation, &found.batch, level_of(&found.batch.header))).collect();
-        for (found, checked) in mem::take(chunk).into_iter().zip(checked) {
-            let before = range.is_before(&found.batch.header);
-            self.take_one(&found, checked, before);
+        let checked: Vec<_> = mem::take(chunk)
+            .into_par_iter()
+            .map(|Found { held, place }| {
+                let batch = held.decode().map(|batch| {
+                    let checked = check(federation, &batch, level_of(&batch.header));
+                    (batch, checked)
+                });
+                (batch, place)
+            })
+            .collect();
+        for (batch, place) in checked {
+            match batch {
+                Ok((batch, checked)) => {
+                    let before = range.is_before(&batch.header);
+                    self.take_one(&batch, &place, checked, before);
+                }
+                Err((header, error)) => self.malformed(&header, &place, &error),
+            }
         }
     }
 
-    fn take_one(&mut self, found: &Found, checked: Checked, before: bool) {
-        let header = &found.batch.header;
+    /// A frame whose header is committed and whose body does not decode.
+    fn malformed(&mut self, header: &Header, place: &str, error: &CodecError) {
+        self.name_gaps(Some(header));
+        let sequences = (header.first_sequence, header.last_sequence());
+        self.report.bad_at(place, header.slot, sequences, "record", "a batch", &error.to_string());
+        self.resume_after(header);
+        self.unknown_tree = self.unknown_tree.or_else(|| self.chain.frontier().is_none().then_some(header.slot));
+        self.tip = Some(header.clone());
+    }
+
+    fn take_one(&mut self, batch: &CommittedBatch, place: &str, checked: Checked, before: bool) {
+        let header = &batch.header;
         if before {
             self.linked_only += u64::from(header.count);
         } else {
             self.report.batches += 1;
             self.report.entries += u64::from(header.count);
-            self.report.statistics.add(self.federation, &found.batch);
-            let updates = found.batch.body.submissions.iter().flat_map(|s| &s.updates);
+            self.report.statistics.add(self.federation, batch);
+            let updates = batch.body.submissions.iter().flat_map(|s| &s.updates);
             self.report.payload_bytes += updates.map(|u| u.update.data.len() as u64).sum::<u64>();
         }
         self.report.signatures += checked.signatures;
@@ -220,13 +276,13 @@ impl<'a> Examiner<'a> {
         // before it, and the gap is named already.
         if let Some(error) = checked.broken.or(linked.err().filter(|_| !known_gap)) {
             let sequences = (error.sequence, header.last_sequence());
-            self.report.bad_at(&found.place, error.slot, sequences, error.rule(), &error.expected(), &error.found());
+            self.report.bad_at(place, error.slot, sequences, error.rule(), &error.expected(), &error.found());
         }
         if self.chain.frontier().is_none() {
             self.unknown_tree.get_or_insert(header.slot);
         }
-        self.compare_with_log(found, checked.leaf_hashes.as_deref());
-        self.compare_with_others(found);
+        self.compare_with_log(batch, checked.leaf_hashes.as_deref());
+        self.compare_with_others(batch, place);
         self.tip = Some(header.clone());
     }
 
@@ -254,9 +310,9 @@ impl<'a> Examiner<'a> {
     }
 
     /// What the log says of the same batch.
-    fn compare_with_log(&mut self, found: &Found, leaf_hashes: Option<&[Digest]>) {
+    fn compare_with_log(&mut self, batch: &CommittedBatch, leaf_hashes: Option<&[Digest]>) {
         let Some(log) = self.log.clone() else { return };
-        let header = &found.batch.header;
+        let header = &batch.header;
         if header.first_sequence > log.head_sequence() {
             return;
         }
@@ -265,12 +321,12 @@ impl<'a> Examiner<'a> {
         match log.row_at_sequence(header.first_sequence) {
             Ok(Some(row)) => {
                 let same_body = match &row.body {
-                    StoredBody::Inline(body) => *body == found.batch.body,
+                    StoredBody::Inline(body) => *body == batch.body,
                     // A locator points into the journal, which is checked as a whole.
                     StoredBody::Segment(_) => true,
                 };
                 // The same certificate was checked with the batch.
-                let proved = row.certificate == found.batch.certificate || !checks_quorum || row.certificate.verify(self.federation, header).is_ok();
+                let proved = row.certificate == batch.certificate || !checks_quorum || row.certificate.verify(self.federation, header).is_ok();
                 if row.header != *header || !proved || !same_body {
                     self.report.bad_at("batches tree", slot, sequences, "log row", "the batch of the journal", "another one");
                 }
@@ -287,8 +343,8 @@ impl<'a> Examiner<'a> {
     }
 
     /// What other targets, and proofs handed out earlier, say of the same slot.
-    fn compare_with_others(&mut self, found: &Found) {
-        let CommittedBatch { header, certificate, .. } = &found.batch;
+    fn compare_with_others(&mut self, batch: &CommittedBatch, place: &str) {
+        let CommittedBatch { header, certificate, .. } = batch;
         let digest = header.digest();
         if let Some(other) = self.ledger.note(self.target, header.slot, &digest)
             && self.fork.is_none()
@@ -303,7 +359,7 @@ impl<'a> Examiner<'a> {
             }
             let expected = format!("header {} of {}", proof.header.digest(), path.display());
             let sequences = (proof.leaf.sequence, proof.leaf.sequence);
-            self.report.bad_at(&found.place, header.slot, sequences, "old-proof", &expected, &format!("header {digest}"));
+            self.report.bad_at(place, header.slot, sequences, "old-proof", &expected, &format!("header {digest}"));
             self.report.convict_both(self.federation, &proof.certificate, certificate);
         }
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::examiner::{Examiner, Found};
+use super::examiner::{Examiner, Found, Held};
 use super::{Finding, Progress};
 use crate::client::Client;
 use crate::crypto::Digest;
@@ -138,7 +138,7 @@ impl<'a, 'e> Live<'a, 'e> {
                 self.alarm(&place, next, "answer", &expected, &found);
                 break;
             }
-            chunk.push(Found { batch, place: place.clone() });
+            chunk.push(Found { held: Held::Decoded(batch), place: place.clone() });
         }
         let taken = !chunk.is_empty();
         self.examiner.take(&mut chunk);

@@ -67,9 +67,9 @@ pub enum AuditError {
 pub struct Progress {
     /// Updates checked.
     pub entries: u64,
-    /// Records read.
+    /// How far, of `total`: bytes of a journal, entries of a live federation.
     pub done: u64,
-    /// Records there are.
+    /// All there is.
     pub total: u64,
 }
 
@@ -116,7 +116,7 @@ impl<'f> Audit<'f> {
         let state = self.earlier()?;
         let mut examiner = Examiner::new(self.federation, &self.options, &mut self.ledger, self.targets.len(), name);
         state.iter().for_each(|state| examiner.resume(state));
-        let examiner = Directory::new(examiner, data, &self.stop, progress).audit(data, &reader).map_err(FederationError::from)?;
+        let examiner = Directory::new(examiner, data, reader, &self.stop, progress).audit(data).map_err(FederationError::from)?;
         let ended = examiner.finish();
         self.add(Some(data.to_owned()), ended, began);
         Ok(())

@@ -37,7 +37,7 @@ mod tests;
 pub use duplicates::DuplicateTable;
 pub use inspect::Place;
 pub use pool::{Ticket, Waiter};
-pub use record::{Part, Record, RecordError, batch_of_frame, kind};
+pub use record::{Part, Record, RecordError, batch_of_frame, header_of_frame, kind};
 pub use rejoin::Suspicion;
 pub use safety::{Safety, SafetyError};
 pub use state::{CoreStatus, Replica, Tip};

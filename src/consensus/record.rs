@@ -7,7 +7,8 @@ use bincode::{Decode, Encode};
 use super::verify::CheckedBody;
 use crate::crypto::{PublicKey, Signature};
 use crate::types::{
-    Body, CheckpointCertificate, CodecError, CommitCertificate, Federation, Header, NewView, PreparedCertificate, View, ViewChange, decode, encode,
+    Body, CheckpointCertificate, CodecError, CommitCertificate, Federation, Header, NewView, PreparedCertificate, View, ViewChange, decode,
+    decode_front, encode,
 };
 
 /// One fact to be made durable; protocol state changes only by applying one, live and in recovery alike.
@@ -184,6 +185,14 @@ impl Record {
             unknown => return Err(RecordError::UnknownKind(unknown)),
         })
     }
+}
+
+/// Reads only the header of a proposal or body frame, to know what it is about; [`batch_of_frame`] decides whether it is one.
+///
+/// # Errors
+/// [`CodecError`].
+pub fn header_of_frame(payload: &[u8]) -> Result<Header, CodecError> {
+    decode_front::<(Option<(View, Signature)>, Header)>(payload).map(|((_, header), _)| header)
 }
 
 /// Reads header and body of a proposal or body frame without hashing anything: for whoever serves a body by its place.

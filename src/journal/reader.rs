@@ -137,6 +137,19 @@ impl JournalReader {
         failure.into_iter().chain(frames.map(|item| item.map_err(JournalError::from)))
     }
 
+    /// The segments by number, and their bytes.
+    ///
+    /// # Errors
+    /// If they cannot be listed or looked at.
+    pub fn segment_sizes(&self) -> Result<Vec<(u64, u64)>, JournalError> {
+        let size = |number| {
+            let path = segment_path(&self.root.dir, number);
+            let length = self.root.disk.open(&path, Access::Read).and_then(|file| file.length()).during(Operation::Read, &path)?;
+            Ok((number, length))
+        };
+        list(&self.root)?.into_iter().map(size).collect()
+    }
+
     fn walk(&self, files: Vec<u64>) -> SegmentWalk {
         SegmentWalk::new(&self.root, files, self.expected(StreamKind::Segments))
     }
@@ -198,6 +211,14 @@ impl JournalReader {
     /// # Errors
     /// Only if the segments cannot be listed; everything else is in the report.
     pub fn check(&self) -> Result<JournalReport, JournalError> {
+        self.check_and_visit(&mut |_| true)
+    }
+
+    /// The same, and hands out every segment record, and every damage between them, on the way. When `visit` yields false the rest is not read.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn check_and_visit(&self, visit: &mut dyn FnMut(Result<Frame, Damage>) -> bool) -> Result<JournalReport, JournalError> {
         // A running writer goes on while this reads. What the votes say of the segments is compared with segments read
         // later, and what the segments say of the votes with votes read later still.
         let before = self.load_votes();
@@ -205,8 +226,11 @@ impl JournalReader {
         let mut walk = self.walk(numbers.clone());
         let mut report = JournalReport::default();
         while let Some(item) = walk.step() {
-            if let Err(damage) = item {
-                report.add(damage);
+            if let Err(damage) = &item {
+                report.add(damage.clone());
+            }
+            if !visit(item) {
+                return Ok(report);
             }
         }
         let after = self.load_votes();

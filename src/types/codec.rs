@@ -59,6 +59,18 @@ pub fn encode<T: Encode>(value: &T) -> Result<Vec<u8>, CodecError> {
 /// # Errors
 /// [`CodecError`]; never panics, whatever the bytes.
 pub fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, CodecError> {
+    let (value, used) = decode_front(bytes)?;
+    if used != bytes.len() {
+        return Err(CodecError::TrailingBytes { used, actual: bytes.len() });
+    }
+    Ok(value)
+}
+
+/// Decodes the value that bytes begin with, and says how many it took. Nothing is known of the rest: who believes the value decodes the whole.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_front<T: Decode<()>>(bytes: &[u8]) -> Result<(T, usize), CodecError> {
     let result = match bytes.len() {
         0..=0x400 => bincode::decode_from_slice(bytes, config::<0x4000>()),
         0x401..=0x8000 => bincode::decode_from_slice(bytes, config::<0x8_0000>()),
@@ -66,9 +78,5 @@ pub fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, CodecError> {
         0x10_0001..=MAX_FRAME_BYTES => bincode::decode_from_slice(bytes, config::<{ MAX_FRAME_BYTES * 16 }>()),
         actual => return Err(CodecError::TooLong { actual, limit: MAX_FRAME_BYTES }),
     };
-    let (value, used) = result.map_err(|e| CodecError::Malformed(e.to_string()))?;
-    if used != bytes.len() {
-        return Err(CodecError::TrailingBytes { used, actual: bytes.len() });
-    }
-    Ok(value)
+    result.map_err(|e| CodecError::Malformed(e.to_string()))
 }

@@ -22,7 +22,7 @@ pub use client::{
     BatchRange, ConsistencyAnswer, ConsistencyQuery, LogQuery, ProofAnswer, ProofQuery, ReplicaStatus, Request, Response, Role, SubmissionReceipt,
     SubmitOutcome,
 };
-pub use codec::{CodecError, MAX_FRAME_BYTES, decode, encode};
+pub use codec::{CodecError, MAX_FRAME_BYTES, decode, decode_front, encode};
 pub use evidence::{Conviction, Evidence, EvidenceError, EvidenceRule};
 pub use genesis::{Author, Federation, Genesis, GenesisError, Member, Reader, byzantine_threshold, fault_limit, weak_quorum};
 pub use message::{ConsensusMessage, FetchBody, MessageClass, Rejoin, RejoinAnswer, SignedProposal, Status};
