@@ -18,6 +18,8 @@ use crate::types::{CommitCertificate, CommittedBatch, Header, Slot, decode};
 /// Read ahead of the checks: so many times so many bytes.
 const READ_AHEAD: usize = 2;
 const READ_BYTES: usize = 8 << 20;
+/// Large batches are checked sooner, so that memory stays flat.
+const CHUNK_BYTES: usize = 16 << 20;
 /// A page of the journal (`docs/store-format.md`).
 const PAGE_BYTES: u64 = 4_096;
 
@@ -42,6 +44,8 @@ pub(super) struct Directory<'a, 'e> {
     log_missing: bool,
     backup: bool,
     chunk: Vec<Found>,
+    /// Bytes of frames in the chunk.
+    chunk_bytes: usize,
     next: Slot,
     /// Frames of batches that no certificate has named yet.
     bodies: BTreeMap<(Slot, Digest), Framed>,
@@ -72,6 +76,7 @@ impl<'a, 'e> Directory<'a, 'e> {
             log_missing: false,
             backup: data.join("backup").exists(),
             chunk: Vec::with_capacity(CHUNK),
+            chunk_bytes: 0,
             next: 0,
             bodies: BTreeMap::new(),
             given_back: None,
@@ -206,7 +211,10 @@ impl<'a, 'e> Directory<'a, 'e> {
         }
         let slot = certificate.slot;
         match self.bodies.get(&(slot, certificate.digest)).cloned() {
-            Some((header, frame)) => self.chunk.push(Found { held: Held::Encoded { header, certificate, frame }, place }),
+            Some((header, frame)) => {
+                self.chunk_bytes += frame.len();
+                self.chunk.push(Found { held: Held::Encoded { header, certificate, frame }, place });
+            }
             None if self.give_back(slot) => again = true,
             None => self.missing(slot, "body", &place, "the batch that was committed".to_owned(), "none in the journal".to_owned()),
         }
@@ -218,7 +226,7 @@ impl<'a, 'e> Directory<'a, 'e> {
         let (next, window) = (self.next, self.examiner.federation.parameters().window_slots);
         self.damaged.retain(|(_, at)| next <= at + window);
         self.bodies = self.bodies.split_off(&(next, Digest::ZERO));
-        if self.chunk.len() >= CHUNK {
+        if self.chunk.len() >= CHUNK || self.chunk_bytes >= CHUNK_BYTES {
             self.flush();
         }
     }
@@ -265,6 +273,7 @@ impl<'a, 'e> Directory<'a, 'e> {
 
     fn flush(&mut self) {
         self.examiner.take(&mut self.chunk);
+        self.chunk_bytes = 0;
         self.examiner.keep_state(false);
         let (done, total) = self.bytes;
         (self.progress)(Progress { entries: self.examiner.report.entries, done, total: total.max(done) });

@@ -137,6 +137,7 @@ impl<'a> Examiner<'a> {
     /// Goes on where an earlier run stopped.
     pub(super) fn resume(&mut self, state: &AuditState) {
         self.chain = state.chain();
+        self.ledger.begin_behind(state.header.slot);
         (self.tip, self.earlier) = (Some(state.header.clone()), Some(state.header.clone()));
         self.resumed = Some(state.header.last_sequence());
         let report = &mut self.report;
@@ -366,6 +367,9 @@ impl<'a> Examiner<'a> {
 
     /// Whether a header is the one that this history, or another target's, has at its slot.
     pub(super) fn agrees(&mut self, header: &Header) -> bool {
+        if header.slot == self.chain.slot() {
+            return header.digest() == self.chain.digest();
+        }
         header.slot > self.chain.slot() || self.ledger.note(self.target, header.slot, &header.digest()).is_none()
     }
 

@@ -6,6 +6,8 @@ use crate::types::Slot;
 /// Header digests by slot, of the first target that had the slot.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
+    /// Slots up to here were checked by an earlier run, and are not kept.
+    base: Slot,
     digests: Vec<u64>,
     /// Up to which slot (inclusive) they are of which target.
     owners: Vec<(Slot, usize)>,
@@ -15,10 +17,15 @@ pub(super) struct Ledger {
 const UNKNOWN: u64 = 0;
 
 impl Ledger {
+    /// Begins behind a slot that an earlier run checked.
+    pub(super) fn begin_behind(&mut self, slot: Slot) {
+        self.base = slot;
+    }
+
     /// Notes a batch; yields the target that holds another one at the same slot.
     pub(super) fn note(&mut self, target: usize, slot: Slot, digest: &Digest) -> Option<usize> {
         let short = digest.0.first_chunk::<8>().map_or(UNKNOWN, |bytes| u64::from_le_bytes(*bytes));
-        let at = usize::try_from(slot.checked_sub(1)?).ok()?;
+        let at = usize::try_from(slot.checked_sub(1)?.checked_sub(self.base)?).ok()?;
         if at < self.digests.len() {
             let known = self.digests.get_mut(at)?;
             if *known == UNKNOWN {
@@ -62,5 +69,10 @@ mod tests {
         assert_eq!(ledger.note(3, 6, &digest(6)), None);
         assert_eq!(ledger.note(4, 6, &digest(1)), Some(2), "whoever filled a gap later stands for it no less");
         assert_eq!(ledger.note(4, u64::MAX, &digest(1)), None);
+        let mut resumed = Ledger::default();
+        resumed.begin_behind(1 << 40);
+        assert_eq!(resumed.note(0, (1 << 40) + 1, &digest(1)), None);
+        assert_eq!(resumed.note(0, (1 << 40) + 1, &digest(2)), Some(0));
+        assert_eq!(resumed.note(0, 1 << 40, &digest(2)), None, "not kept");
     }
 }
