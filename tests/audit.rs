@@ -461,6 +461,26 @@ fn an_audit_goes_on_where_it_was_and_sees_a_rollback() {
 }
 
 #[test]
+fn numbers_at_the_end_of_u64_are_findings_like_any_other() {
+    let history = history();
+    let room = tempfile::tempdir().unwrap();
+    for (name, slot, sequence, timestamp) in
+        [("slot", u64::MAX, 1, 5), ("sequence", 2, u64::MAX, 5), ("time", 2, 1, u64::MAX), ("all", u64::MAX, u64::MAX, u64::MAX)]
+    {
+        let mut batches = history.batches[..2].to_vec();
+        let header = &mut batches[1].header;
+        (header.slot, header.first_sequence, header.timestamp) = (slot, sequence, timestamp);
+        history.commit(&mut batches[1]);
+        let dir = history.write(&room.path().join(name), &batches);
+        for level in Level::ALL {
+            let summary = history.audit(&[&dir, &dir], AuditOptions { level, ..AuditOptions::default() });
+            assert!(summary.exit_code > 0, "{name} at {level}");
+            assert!(summary.to_html(&history.federation).contains("</html>"));
+        }
+    }
+}
+
+#[test]
 fn an_audit_that_is_stopped_says_so() {
     let history = history();
     let room = tempfile::tempdir().unwrap();

@@ -218,13 +218,13 @@ impl<'a, 'e> Directory<'a, 'e> {
             None if self.give_back(slot) => again = true,
             None => self.missing(slot, "body", &place, "the batch that was committed".to_owned(), "none in the journal".to_owned()),
         }
-        self.next = slot + 1;
+        self.next = slot.saturating_add(1);
         if again {
             self.made_good.extend(self.damaged.drain(..).map(|(damage, _)| damage));
         }
         // What a damaged place held was about slots in the window of its time.
         let (next, window) = (self.next, self.examiner.federation.parameters().window_slots);
-        self.damaged.retain(|(_, at)| next <= at + window);
+        self.damaged.retain(|(_, at)| next <= at.saturating_add(window));
         self.bodies = self.bodies.split_off(&(next, Digest::ZERO));
         if self.chunk.len() >= CHUNK || self.chunk_bytes >= CHUNK_BYTES {
             self.flush();
