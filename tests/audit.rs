@@ -458,6 +458,15 @@ fn an_audit_goes_on_where_it_was_and_sees_a_rollback() {
     fs::write(&state, text.replace(&peak, &"00".repeat(32))).unwrap();
     let mut audit = Audit::new(&history.federation, options());
     assert!(audit.directory("whole", &whole, &mut |_| {}).unwrap_err().to_string().contains("log root"));
+    let mut value: Value = serde_json::from_str(&text).unwrap();
+    value["header"]["count"] = 0.into();
+    fs::write(&state, value.to_string()).unwrap();
+    assert!(audit.directory("whole", &whole, &mut |_| {}).unwrap_err().to_string().contains("at least 1"));
+    // A slot at the end of u64, without a tree, is taken up without an overflow.
+    value = serde_json::from_str(&text).unwrap();
+    (value["header"]["slot"], value["peaks"]) = (u64::MAX.into(), Value::Null);
+    fs::write(&state, value.to_string()).unwrap();
+    assert!(audit.directory("whole", &whole, &mut |_| {}).is_ok());
 }
 
 #[test]

@@ -89,7 +89,7 @@ impl<'a, 'e> Directory<'a, 'e> {
     /// Everything that the directory holds.
     pub(super) fn audit(mut self, data: &Path) -> Result<Examiner<'e>, JournalError> {
         self.open_log(data);
-        self.next = self.examiner.chain.slot() + 1;
+        self.next = self.examiner.chain.slot().saturating_add(1);
         for (segment, bytes) in self.reader.segment_sizes()? {
             self.begins.insert(segment, self.bytes.1);
             self.bytes.1 += bytes;

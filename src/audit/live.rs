@@ -103,7 +103,7 @@ impl<'a, 'e> Live<'a, 'e> {
         let (mut in_vain, mut errors, mut wait) = (0, 0, wait);
         let mut last = None;
         while in_vain < n && !self.examiner.done && !self.stop.load(Ordering::Relaxed) {
-            let next = self.examiner.chain.sequence() + 1;
+            let next = self.examiner.chain.sequence().saturating_add(1);
             match self.ask(self.replica, next, ANSWER_BYTES, wait).await {
                 Ok(range) => {
                     let head = range.head;
@@ -126,7 +126,7 @@ impl<'a, 'e> Live<'a, 'e> {
     fn take(&mut self, replica: usize, batches: Vec<CommittedBatch>) -> bool {
         let place = self.label(replica);
         let mut chunk = Vec::new();
-        for (next, batch) in (self.examiner.chain.slot() + 1..).zip(batches) {
+        for (next, batch) in (self.examiner.chain.slot().saturating_add(1)..).zip(batches) {
             let header = &batch.header;
             let proved = check_structure(self.examiner.federation, &batch).and_then(|()| check_certificate(self.examiner.federation, &batch));
             let problem = match proved {

@@ -13,6 +13,7 @@ use super::{AuditError, Level};
 use crate::crypto::Digest;
 use crate::crypto::merkle::Frontier;
 use crate::proof::chain::ChainVerifier;
+use crate::proof::check_header;
 use crate::types::{Federation, FederationId, Header};
 
 /// The first field of a state file.
@@ -58,6 +59,7 @@ impl AuditState {
         if state.level != level {
             return Err(refuse(format!("it is of an audit at level {}; give --level {} or another file", state.level, state.level)));
         }
+        check_header(federation, &state.header).map_err(|e| refuse(e.to_string()))?;
         let fits = |peaks: &Vec<Digest>| {
             let frontier = Frontier::from_peaks(state.header.last_sequence(), peaks.clone());
             frontier.is_some_and(|frontier| frontier.root() == state.header.log_root)
