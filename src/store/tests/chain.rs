@@ -119,6 +119,8 @@ pub(super) struct RawLog(sled::Db);
 
 impl RawLog {
     pub(super) fn open(dir: &Path) -> Self {
+        // A tree that this test has just dropped may not have let go of the lock yet.
+        wait_until_closed(&dir.join("log/sled")).unwrap();
         Self(sled::Config::new().path(dir.join("log/sled")).segment_size(16 << 20).open().unwrap())
     }
 
