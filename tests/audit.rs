@@ -3,7 +3,7 @@
 
 mod stage;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
@@ -13,14 +13,15 @@ use std::sync::{Arc, OnceLock};
 
 use exo_federation::audit::{Audit, AuditOptions, Level, OldProofs, Range, Summary};
 use exo_federation::config::{FederationFile, ReplicaFile, read_secret};
-use exo_federation::consensus::{CheckedBody, Record, batch_of_frame, kind};
+use exo_federation::consensus::{CheckedBody, Part, Record, batch_of_frame, kind};
 use exo_federation::crypto::merkle::{Frontier, Tail, inclusion_path};
 use exo_federation::crypto::{Digest, Signature, SigningKey};
 use exo_federation::journal::{Journal, JournalOptions, JournalReader};
 use exo_federation::proof::CommitProof;
 use exo_federation::recovery::DataDir;
 use exo_federation::types::{
-    Body, CommitCertificate, CommittedBatch, Federation, FederationId, Header, Phase, SignatureSet, Submission, Vote, decode,
+    Body, Checkpoint, CheckpointCertificate, CommitCertificate, CommittedBatch, Federation, FederationId, Header, NewView, Phase,
+    PreparedCertificate, SignatureSet, Submission, ViewChange, Vote, decode,
 };
 use serde_json::Value;
 use stage::{Stage, documents, exofed, stderr};
@@ -84,10 +85,22 @@ fn batches_of(data: &Path, federation: &Federation) -> Vec<CommittedBatch> {
 impl History {
     /// Writes batches as a backup holds them: a journal, and no log beside it.
     fn write(&self, dir: &Path, batches: &[CommittedBatch]) -> PathBuf {
+        self.write_with(dir, batches, &[])
+    }
+
+    /// The same, with what the replica recorded beside them.
+    fn write_with(&self, dir: &Path, batches: &[CommittedBatch], records: &[Record]) -> PathBuf {
         let options = JournalOptions { segment_bytes: 256 << 10, votes_bytes: 64 << 10, ..JournalOptions::default() };
         DataDir(dir.to_owned()).create(&self.federation, self.keys[0].public(), &options).unwrap();
         fs::write(dir.join("backup"), "").unwrap();
         let (mut journal, _) = Journal::open(&dir.join("journal"), self.federation.id().0.0, &options).unwrap();
+        for record in records {
+            let (kind, payload) = record.to_frame().unwrap();
+            match record.part() {
+                Part::Segments => drop(journal.append_segment(kind, record.slot(), &payload).unwrap()),
+                Part::Votes => journal.append_vote(kind, &payload).unwrap(),
+            }
+        }
         for CommittedBatch { header, body, certificate } in batches {
             let body = CheckedBody::compute(&self.federation, body.clone(), header.first_sequence);
             for record in [Record::Body { header: header.clone(), body }, Record::Committed(certificate.clone())] {
@@ -406,6 +419,78 @@ fn two_histories_convict_who_signed_both() {
     let later = history.write(&room.path().join("later"), &other);
     let fork = history.audit(&[&ours, &later], AuditOptions::default());
     assert_eq!((fork.exit_code, fork.first_bad.as_ref().unwrap().rule.as_str(), convicted(&fork)), (2, "fork", vec![]));
+}
+
+/// What liars may have signed beside the batches: two statements each, which two honest replicas recorded.
+fn lies(history: &History) -> Vec<(&'static str, Record, Record, Vec<u16>)> {
+    let id = history.federation.id();
+    let batch = &history.batches[4];
+    let mut other = batch.header.clone();
+    other.timestamp += 1;
+    let sign = |members: &[u16], bytes: &[u8]| SignatureSet(members.iter().map(|i| (*i, history.keys[usize::from(*i)].sign(bytes))).collect());
+    let prepared = |header: &Header, members: &[u16]| {
+        let mut certificate = PreparedCertificate { view: 1, header: header.clone(), signatures: SignatureSet::default() };
+        certificate.signatures = sign(members, &certificate.vote().signed_bytes(id));
+        certificate
+    };
+    let stable = |header: &Header, members: &[u16]| {
+        let (slot, sequence, digest, log_root) = (header.slot, header.last_sequence(), header.digest(), header.log_root);
+        let checkpoint = Checkpoint { epoch: 0, slot, sequence, digest, log_root };
+        CheckpointCertificate { checkpoint, signatures: sign(members, &checkpoint.signed_bytes(id)) }
+    };
+    let change = |replica: u16, new_view, stable, prepared| {
+        let mut change = ViewChange { epoch: 0, new_view, stable, prepared, replica, signature: Signature([0; 64]) };
+        change.signature = history.keys[usize::from(replica)].sign(&change.signed_bytes(id));
+        change
+    };
+    let new_view = |view: u64, view_changes| {
+        let mut new_view = NewView { epoch: 0, view, view_changes, signature: Signature([0; 64]) };
+        new_view.signature = history.keys[usize::from(history.federation.leader(view))].sign(&new_view.signed_bytes(id));
+        Record::NewView(Arc::new(new_view))
+    };
+    let proposal = |view: u64, header: &Header| {
+        let leader = history.federation.leader(view);
+        let vote = Vote { phase: Phase::PrePrepare, epoch: 0, view, slot: header.slot, digest: header.digest() };
+        let body = CheckedBody::compute(&history.federation, batch.body.clone(), header.first_sequence);
+        let signature = history.keys[usize::from(leader)].sign(&vote.signed_bytes(id));
+        Record::Proposal { view, header: header.clone(), signature, body }
+    };
+    let left = |change| Record::ViewChange(Arc::new(change));
+    let at_end = |view| change(3, view, Some(stable(&history.batches.last().unwrap().header, &[0, 1, 2])), vec![]);
+    let chosen = change(1, 6, Some(stable(&history.batches[3].header, &[0, 1, 2])), vec![prepared(&batch.header, &[0, 1, 2])]);
+    vec![
+        ("E1", proposal(0, &batch.header), proposal(0, &other), vec![0]),
+        ("E2", Record::Prepared(prepared(&batch.header, &[0, 1, 2])), Record::Prepared(prepared(&other, &[1, 2, 3])), vec![1, 2]),
+        // Its view-change is held against what it committed in the other copy, and in its own.
+        ("E4", left(change(1, 9, None, vec![])), Record::Stable(stable(&batch.header, &[0, 1, 2])), vec![1]),
+        // The view-change behind it leaves out what was committed behind that slot.
+        ("E5", new_view(6, vec![chosen]), proposal(6, &other), vec![1, 2]),
+        ("E6", left(at_end(9)), left(change(3, 9, Some(stable(&history.batches[7].header, &[0, 1, 2])), vec![])), vec![3]),
+        ("E6", new_view(6, vec![at_end(6)]), new_view(6, vec![]), vec![2]),
+        ("E9", Record::Stable(stable(&batch.header, &[0, 1, 2])), Record::Stable(stable(&other, &[1, 2, 3])), vec![1, 2]),
+    ]
+}
+
+#[test]
+fn what_replicas_recorded_of_others_convicts_across_targets() {
+    let history = history();
+    let room = tempfile::tempdir().unwrap();
+    for (number, (rule, first, second, guilty)) in lies(history).into_iter().enumerate() {
+        let write = |name: &str, record: &Record| {
+            history.write_with(&room.path().join(format!("{name}-{number}")), &history.batches, std::slice::from_ref(record))
+        };
+        let (a, b) = (write("a", &first), write("b", &second));
+        for targets in [[&a, &b], [&b, &a]] {
+            let summary = history.audit(&targets.map(PathBuf::as_path), AuditOptions::default());
+            let convicted: BTreeSet<u16> = summary.convictions().iter().map(|c| c.conviction.replica).collect();
+            let wanted = summary.convictions().iter().any(|c| c.conviction.rule.to_string().starts_with(rule));
+            assert!(wanted && convicted == guilty.iter().copied().collect() && summary.exit_code == 2, "{rule}: {:?}", summary.convictions());
+            assert!(summary.findings.is_empty(), "{rule}: {:?}", summary.findings);
+        }
+        // One who heard but one story cannot tell, unless it is held against the batches.
+        let alone = history.audit(&[&b], AuditOptions::default());
+        assert!(alone.convictions().is_empty() && alone.exit_code == 0 || number == 4, "{rule}: {:?}", alone.convictions());
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ const KEPT_FOR: &[(&str, &[&str])] = &[
     ("body-by-digest", &["withhold", "new-view-with-chosen", "body-fetched-by-digest"]),
     ("cut-in-the-middle-of-io", &["crash-in-io", "crash-in-recovery", "catch-up", "stable-checkpoint"]),
     ("disk-lost", &["disk-lost", "suspect", "rejoin-answered", "rejoined", "catch-up"]),
-    ("equivocating-leader", &["equivocate", "double-vote", "evidence", "view-entered"]),
+    ("equivocating-leader", &["equivocate", "double-vote", "evidence-E2", "view-entered"]),
     ("prepared-set", &["view-change-with-prepared", "new-view-with-chosen", "view-entered"]),
     ("stuck-without-a-checkpoint", &["partition", "checkpoint-certificate-sent", "catch-up", "view-entered"]),
     ("suspect-view-change", &["damaged-votes", "suspect", "rejoin-answered", "view-left"]),

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::report::Convicted;
 use crate::client::Client;
 use crate::crypto::Digest;
 use crate::error::FederationError;
@@ -13,7 +12,7 @@ use crate::journal::{JournalOptions, JournalReader};
 use crate::proof::chain::{AuthorSignatures, check_batch};
 use crate::recovery::body_of;
 use crate::store::{Store, StoreOptions};
-use crate::types::{CommittedBatch, Evidence, Federation, LogQuery, Request, Response, Sequence, Slot};
+use crate::types::{CommittedBatch, Convicted, Evidence, Federation, LogQuery, Request, Response, Sequence, Slot};
 
 /// A copy of the log.
 pub struct Side<'a> {
@@ -224,11 +223,8 @@ impl Search<'_> {
         if let Some(damage) = self.judge(high, &found) {
             return Ok(damage);
         }
-        for evidence in Evidence::of_certificates(&found[0].certificate, &found[1].certificate) {
-            if let Ok(conviction) = evidence.verify(self.federation) {
-                self.convicted.push(Convicted { conviction, record: evidence });
-            }
-        }
+        let evidence = Evidence::of_certificates(&found[0].certificate, &found[1].certificate).into_iter();
+        self.convicted.extend(evidence.filter_map(|evidence| evidence.convict(self.federation).ok()));
         Ok(Difference::Fork { slot: high })
     }
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, mpsc};
 
 use super::Progress;
 use super::examiner::{CHUNK, Examiner, Found, Gap, Held};
+use super::testimony::Testimony;
 use crate::consensus::{Record, batch_of_frame, header_of_frame, kind};
 use crate::crypto::Digest;
 use crate::crypto::merkle::Frontier;
@@ -34,6 +35,7 @@ type Framed = (Header, Arc<Vec<u8>>);
 /// Reads a data directory and hands its batches to the examiner.
 pub(super) struct Directory<'a, 'e> {
     examiner: Examiner<'e>,
+    testimony: &'a mut Testimony,
     stop: &'a AtomicBool,
     progress: &'a mut dyn FnMut(Progress),
     /// Bytes of segments read, and there are.
@@ -63,11 +65,13 @@ impl<'a, 'e> Directory<'a, 'e> {
         examiner: Examiner<'e>,
         data: &Path,
         reader: JournalReader,
+        testimony: &'a mut Testimony,
         stop: &'a AtomicBool,
         progress: &'a mut dyn FnMut(Progress),
     ) -> Self {
         Self {
             examiner,
+            testimony,
             stop,
             progress,
             bytes: (0, 0),
@@ -89,6 +93,8 @@ impl<'a, 'e> Directory<'a, 'e> {
     /// Everything that the directory holds.
     pub(super) fn audit(mut self, data: &Path) -> Result<Examiner<'e>, JournalError> {
         self.open_log(data);
+        let said = self.testimony.hear_votes(self.examiner.federation, &self.reader);
+        said.into_iter().for_each(|found| self.examiner.report.convict(found));
         self.next = self.examiner.chain.slot().saturating_add(1);
         for (segment, bytes) in self.reader.segment_sizes()? {
             self.begins.insert(segment, self.bytes.1);
@@ -210,6 +216,11 @@ impl<'a, 'e> Directory<'a, 'e> {
             self.missing(self.next, "gap", &place, expected, format!("the certificate of slot {}", certificate.slot));
         }
         let slot = certificate.slot;
+        let forgot = self.testimony.hear_commits(self.examiner.federation, &certificate);
+        forgot.into_iter().for_each(|found| self.examiner.report.convict(found));
+        if self.bodies.range((slot, Digest::ZERO)..(slot.saturating_add(1), Digest::ZERO)).any(|((_, digest), _)| *digest != certificate.digest) {
+            self.testimony.contest(slot);
+        }
         match self.bodies.get(&(slot, certificate.digest)).cloned() {
             Some((header, frame)) => {
                 self.chunk_bytes += frame.len();
@@ -328,8 +339,8 @@ impl<'a, 'e> Directory<'a, 'e> {
         match log.evidence() {
             Ok(records) => {
                 for record in records {
-                    match record.verify(federation) {
-                        Ok(conviction) => report.convict(record, conviction),
+                    match record.convict(federation) {
+                        Ok(found) => report.convict(found),
                         Err(error) => report.bad("evidence tree", "log row", "evidence that verifies", &error.to_string()),
                     }
                 }

@@ -12,7 +12,7 @@ use crate::client::Client;
 use crate::crypto::Digest;
 use crate::error::FederationError;
 use crate::proof::chain::{check_certificate, check_structure};
-use crate::types::{BatchRange, CommittedBatch, LogQuery, Request, Response, Sequence, Slot};
+use crate::types::{BatchRange, CommittedBatch, Conviction, LogQuery, Request, Response, Sequence, Slot};
 
 /// How long a replica is asked to wait for something new.
 const FOLLOW_WAIT: Duration = Duration::from_secs(1);
@@ -34,6 +34,8 @@ pub enum FollowEvent<'a> {
     },
     /// Something is not as it should be.
     Alarm(&'a Finding),
+    /// A member's key was misused.
+    Convicted(&'a Conviction),
     /// Submissions wait, and nothing is committed.
     Stalled {
         /// How many wait, at the replica with the most.
@@ -171,10 +173,23 @@ impl<'a, 'e> Live<'a, 'e> {
         }
     }
 
+    /// What the replicas hold against members. Whoever holds something that proves nothing is named.
+    pub(super) async fn hear_evidence(&mut self) {
+        for (replica, answer) in self.client.evidence().await.into_iter().enumerate() {
+            match answer {
+                Ok(held) => {
+                    let found = held.into_iter().filter_map(|evidence| evidence.convict(self.examiner.federation).ok());
+                    found.for_each(|found| self.examiner.report.convict(found));
+                }
+                Err(error) => self.leave_out(format!("the evidence that {} holds: {error}", self.label(replica))),
+            }
+        }
+    }
+
     /// Goes on until it is stopped: verifies what is committed, and raises an alarm when the federation contradicts itself, shows less than
     /// before, or stalls.
     pub(super) async fn follow(&mut self, stall_after: Duration, events: &mut dyn FnMut(FollowEvent<'_>)) {
-        let (mut told, mut moved, mut looked, mut silent, mut stalled) = (0, Instant::now(), Instant::now(), false, false);
+        let (mut told, mut convicted, mut moved, mut looked, mut silent, mut stalled) = (0, 0, Instant::now(), Instant::now(), false, false);
         let mut verified = 0;
         while !self.stop.load(Ordering::Relaxed) {
             match self.catch_up(FOLLOW_WAIT, &mut |_| {}).await {
@@ -194,6 +209,7 @@ impl<'a, 'e> Live<'a, 'e> {
             if looked.elapsed() > LOOK_EVERY {
                 looked = Instant::now();
                 self.compare_ends().await;
+                self.hear_evidence().await;
                 let pending = self.look_around().await;
                 if pending > 0 && moved.elapsed() > stall_after && !std::mem::replace(&mut stalled, true) {
                     events(FollowEvent::Stalled { pending, seconds: moved.elapsed().as_secs() });
@@ -202,6 +218,8 @@ impl<'a, 'e> Live<'a, 'e> {
             let report = &self.examiner.report;
             report.findings.iter().skip(told).for_each(|finding| events(FollowEvent::Alarm(finding)));
             told = report.findings.len();
+            report.evidence.iter().skip(convicted).for_each(|found| events(FollowEvent::Convicted(&found.conviction)));
+            convicted = report.evidence.len();
         }
     }
 

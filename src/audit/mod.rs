@@ -19,12 +19,13 @@ mod rules;
 mod state;
 mod statistics;
 mod summary;
+mod testimony;
 
 pub use diff::{Comparison, Difference, End, Side, Which, diff};
 pub use live::FollowEvent;
 pub use old_proofs::OldProofs;
 pub use options::{AuditOptions, Level, Range};
-pub use report::{AuditReport, BadRange, Convicted, Finding};
+pub use report::{AuditReport, BadRange, Finding};
 pub use rules::{CONVICTING, explain};
 pub use state::{AuditState, STATE_FORMAT};
 pub use statistics::{AuthorShare, Pause, ReplicaShare, Statistics, Timeline, ViewSpan};
@@ -39,6 +40,7 @@ use directory::{Directory, certificate_at};
 use examiner::{Examiner, Fork};
 use ledger::Ledger;
 use live::Live;
+use testimony::Testimony;
 
 use crate::client::Client;
 use crate::config::{ReplicaFile, read_toml};
@@ -88,6 +90,7 @@ pub struct Audit<'f> {
     stop: Arc<AtomicBool>,
     began: Instant,
     ledger: Ledger,
+    testimony: Testimony,
     targets: Vec<Option<PathBuf>>,
     reports: Vec<AuditReport>,
 }
@@ -97,7 +100,7 @@ impl<'f> Audit<'f> {
     #[must_use]
     pub fn new(federation: &'f Federation, options: AuditOptions) -> Self {
         let (stop, began) = (Arc::default(), Instant::now());
-        Self { federation, options, stop, began, ledger: Ledger::default(), targets: vec![], reports: vec![] }
+        Self { federation, options, stop, began, ledger: Ledger::default(), testimony: Testimony::default(), targets: vec![], reports: vec![] }
     }
 
     /// Set to true, it ends the audit soon; the report then says that it is incomplete.
@@ -116,7 +119,8 @@ impl<'f> Audit<'f> {
         let state = self.earlier()?;
         let mut examiner = Examiner::new(self.federation, &self.options, &mut self.ledger, self.targets.len(), name);
         state.iter().for_each(|state| examiner.resume(state));
-        let examiner = Directory::new(examiner, data, reader, &self.stop, progress).audit(data).map_err(FederationError::from)?;
+        let examiner =
+            Directory::new(examiner, data, reader, &mut self.testimony, &self.stop, progress).audit(data).map_err(FederationError::from)?;
         let ended = examiner.finish();
         self.add(Some(data.to_owned()), ended, began);
         Ok(())
@@ -141,6 +145,7 @@ impl<'f> Audit<'f> {
         live.see_earlier().await;
         live.catch_up(Duration::ZERO, progress).await?;
         live.compare_ends().await;
+        live.hear_evidence().await;
         live.examiner.report.complete = !self.stop.load(Ordering::Relaxed);
         if let Some(Follow { stall_after, events }) = follow {
             live.follow(stall_after, events).await;
@@ -188,9 +193,21 @@ impl<'f> Audit<'f> {
         report.conclude();
     }
 
+    /// Every proposal, in any target, for a slot at which another batch was committed: leaders that proposed two at one place.
+    fn judge_proposals(&mut self) {
+        let readers: Vec<_> = self.targets.iter().flatten().filter_map(|data| self.reader(data).ok()).collect();
+        for reader in if self.testimony.is_contested() { readers } else { vec![] } {
+            let found = self.testimony.hear_proposals(self.federation, &reader);
+            found.into_iter().for_each(|found| self.reports.last_mut().iter_mut().for_each(|report| report.convict(found.clone())));
+        }
+    }
+
     /// Ends the audit.
     #[must_use]
-    pub fn finish(self) -> Summary {
+    pub fn finish(mut self) -> Summary {
+        if !self.stop.load(Ordering::Relaxed) {
+            self.judge_proposals();
+        }
         Summary::new(self.federation, self.options.level, self.reports, self.began.elapsed())
     }
 }

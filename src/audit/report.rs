@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::statistics::Statistics;
 use super::{Level, explain};
 use crate::crypto::Digest;
-use crate::types::{CommitCertificate, Conviction, Evidence, Federation, Sequence, Slot};
+use crate::types::{CommitCertificate, Convicted, Evidence, Federation, Sequence, Slot};
 
 /// How many findings are kept; their number is always counted.
 const KEPT: usize = 1_000;
@@ -43,15 +43,6 @@ pub struct BadRange {
     pub to: Sequence,
     /// The rules broken there.
     pub rules: BTreeSet<String>,
-}
-
-/// Evidence that was found or made, verified.
-#[derive(Debug, Clone)]
-pub struct Convicted {
-    /// Whom, and of what.
-    pub conviction: Conviction,
-    /// The record, for `exofed evidence verify`.
-    pub record: Evidence,
 }
 
 /// The audit of one target.
@@ -149,9 +140,9 @@ impl AuditReport {
     }
 
     /// Adds evidence that verifies, once.
-    pub(super) fn convict(&mut self, record: Evidence, conviction: Conviction) {
-        if self.evidence.iter().all(|known| known.conviction.id != conviction.id) {
-            self.evidence.push(Convicted { conviction, record });
+    pub(super) fn convict(&mut self, found: Convicted) {
+        if self.evidence.iter().all(|known| known.conviction.id != found.conviction.id) {
+            self.evidence.push(found);
         }
     }
 
@@ -163,11 +154,8 @@ impl AuditReport {
 
     /// Turns two certificates for one slot into evidence, as far as they convict.
     pub(super) fn convict_both(&mut self, federation: &Federation, a: &CommitCertificate, b: &CommitCertificate) {
-        for evidence in Evidence::of_certificates(a, b) {
-            if let Ok(conviction) = evidence.verify(federation) {
-                self.convict(evidence, conviction);
-            }
-        }
+        let found = Evidence::of_certificates(a, b).into_iter();
+        found.filter_map(|evidence| evidence.convict(federation).ok()).for_each(|found| self.convict(found));
     }
 
     /// The verdict.

@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{AuditReport, BadRange, Convicted, Finding, Level};
+use super::{AuditReport, BadRange, Finding, Level};
 use crate::crypto::Digest;
-use crate::types::{Federation, FederationId, Sequence};
+use crate::types::{Convicted, Federation, FederationId, Sequence};
 
 /// All targets together.
 #[derive(Debug, Clone, Serialize)]

@@ -148,6 +148,7 @@ impl Audit {
             FollowEvent::Alarm(Finding { place, slot, rule, expected, found, .. }) => {
                 format!("ALARM {rule}: {place}, slot {slot}: expected {expected}, found {found}")
             }
+            FollowEvent::Convicted(conviction) => format!("ALARM evidence: {conviction}"),
             FollowEvent::Stalled { pending, seconds } => {
                 format!("ALARM stall: {pending} submissions wait, and nothing was committed for {seconds} s; ask exofed status")
             }
@@ -224,8 +225,7 @@ fn show(summary: &Summary) -> Result<(), Problem> {
         }
     }
     for found in summary.convictions() {
-        let c = &found.conviction;
-        print_line(&format!("convicted: {} broke rule {} in view {}, slot {}", c.member, c.rule, c.view, c.slot))?;
+        print_line(&format!("convicted: {}", found.conviction))?;
     }
     summary.findings.iter().take(20).try_for_each(show_finding)?;
     if summary.bad > 20 {

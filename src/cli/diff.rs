@@ -104,8 +104,7 @@ fn show(comparison: &Comparison, names: [&str; 2]) -> Result<(), Problem> {
         print_line(&format!("{name}: slot {}, sequence {}, log root {}", end.slot, end.sequence, end.log_root))?;
     }
     for found in &comparison.convicted {
-        let c = &found.conviction;
-        print_line(&format!("convicted: {} broke rule {} in view {}, slot {}", c.member, c.rule, c.view, c.slot))?;
+        print_line(&format!("convicted: {}", found.conviction))?;
     }
     Ok(())
 }

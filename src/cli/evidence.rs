@@ -149,7 +149,7 @@ impl Held {
             return Ok(true);
         }
         for Record { conviction: c, holders, .. } in found.records.values() {
-            print_line(&format!("{}  {}  {}  view {} slot {}  held by {}", c.id.short(), c.member, c.rule, c.view, c.slot, holders.join(", ")))?;
+            print_line(&format!("{}  {c}  (held by {})", c.id.short(), holders.join(", ")))?;
         }
         found.silent.iter().for_each(|silent| eprintln!("not asked: {silent}"));
         if found.records.is_empty() {
@@ -209,7 +209,7 @@ impl Verify {
         match &verified {
             Ok(c) if self.json => print_json(&json!({ "valid": true, "conviction": c, "reason": null, "proves": CAVEAT }))?,
             Ok(c) => {
-                print_line(&format!("valid: {} broke rule {} in view {}, slot {}", c.member, c.rule, c.view, c.slot))?;
+                print_line(&format!("valid: {c}"))?;
                 print_line(CAVEAT)?;
             }
             Err(reason) if self.json => print_json(&json!({ "valid": false, "conviction": null, "reason": reason.to_string() }))?,
@@ -229,9 +229,11 @@ fn show(federation: &Federation, record: &Record) -> Result<(), Problem> {
     print_line(&format!("member    {} (number {} of federation {})", c.member, c.replica, federation.id()))?;
     print_line(&format!("rule      {}", c.rule))?;
     print_line(&format!("place     view {}, slot {}", c.view, c.slot))?;
-    for signed in [&record.evidence.first, &record.evidence.second] {
-        print_line(&format!("signed    header {} ({:?})", signed.vote.digest, signed.signature))?;
+    print_line(&format!("says      it {}", c.says))?;
+    for digest in &c.digests {
+        print_line(&format!("digest    {digest}"))?;
     }
     print_line(&format!("held by   {}", record.holders.join(", ")))?;
+    print_line(String::from_utf8_lossy(&record.evidence.to_json(federation)?).trim_end())?;
     print_line(CAVEAT)
 }

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::Effect;
+use super::accuse::signed_proposal;
 use super::record::Record;
 use super::state::{Accepted, Replica};
 use super::verify::{CheckedBody, CheckedProposal};
 use crate::crypto::Signature;
 use crate::planted::{Bug, on};
-use crate::types::{ConsensusMessage, Evidence, Header, Phase, SignedVote, Slot, View, Vote};
+use crate::types::{Evidence, Header, Phase, SignedVote, View, Vote};
 
 /// What a replica makes of the next proposal.
 enum Verdict {
@@ -19,9 +19,6 @@ enum Verdict {
     /// Something before it is not held yet.
     Wait,
 }
-
-/// Pieces of evidence against one member that a run keeps.
-const EVIDENCE_PER_MEMBER: usize = 64;
 
 impl Replica {
     pub(super) fn on_proposal(&mut self, proposal: Arc<CheckedProposal>) {
@@ -34,13 +31,13 @@ impl Replica {
         let buffered = self.proposals.get(&slot).map(|p| signed_proposal(p, leader));
         let new = signed_proposal(&proposal, leader);
         for known in accepted.into_iter().chain(buffered) {
-            let evidence = Evidence { first: known, second: new.clone() };
-            if evidence.contradicts() && on(Bug::SecondProposalAccepted) {
-                self.slots.remove(&slot);
-            } else if evidence.contradicts() {
+            let Some(evidence) = Evidence::of_votes(&known, &new) else { continue };
+            if !on(Bug::SecondProposalAccepted) {
                 return self.caught(evidence);
             }
+            self.slots.remove(&slot);
         }
+        self.judge_leader(&new);
         self.buffer(proposal);
     }
 
@@ -67,7 +64,7 @@ impl Replica {
                 Verdict::Refuse => {
                     self.count_refused += 1;
                     self.proposals.remove(&next);
-                    return;
+                    return self.judge_refused(&proposal, signed_proposal(&proposal, self.federation.leader(proposal.view)));
                 }
                 Verdict::Accept => {
                     self.proposals.remove(&next);
@@ -131,33 +128,4 @@ impl Replica {
         }
         self.apply_body(header, body);
     }
-
-    /// This replica saw a member contradict itself: all others learn of it.
-    pub(super) fn caught(&mut self, evidence: Evidence) {
-        if self.on_evidence(evidence.clone()) {
-            self.broadcast(ConsensusMessage::Evidence(evidence));
-        }
-    }
-
-    /// Two statements of one member contradict each other; says whether that is news. If the leader proposed twice at one place, its view is over.
-    pub(super) fn on_evidence(&mut self, evidence: Evidence) -> bool {
-        let vote = evidence.first.vote;
-        let leader = evidence.first.replica;
-        // One piece of evidence a place convicts; a flood of more tells nothing new, and must not crowd out what another member did.
-        let known = self.evidence_seen.range((leader, Phase::PrePrepare, 0, 0)..=(leader, Phase::Commit, View::MAX, Slot::MAX)).count();
-        let new = known < EVIDENCE_PER_MEMBER && self.evidence_seen.insert((leader, vote.phase, vote.view, vote.slot));
-        if new {
-            self.count_evidence += 1;
-            self.out.effects.push(Effect::Evidence(evidence));
-        }
-        if vote.phase == Phase::PrePrepare && vote.view == self.view && !self.changing && leader == self.federation.leader(self.view) {
-            self.start_view_change(self.view + 1, "the leader proposed twice at one place");
-        }
-        new
-    }
-}
-
-fn signed_proposal(proposal: &CheckedProposal, leader: u16) -> SignedVote {
-    let vote = Vote { phase: Phase::PrePrepare, epoch: 0, view: proposal.view, slot: proposal.header.slot, digest: proposal.digest };
-    SignedVote { vote, replica: leader, signature: proposal.signature }
 }

@@ -22,6 +22,7 @@ impl Replica {
         if !in_reach || !slot.is_multiple_of(parameters.checkpoint_slots) {
             return;
         }
+        self.judge_checkpoint(&signed);
         let votes = self.checkpoints.entry(slot).or_default();
         votes.entry(signed.replica).or_insert_with(|| signed.clone());
         let matching = votes.values().filter(|v| v.checkpoint == signed.checkpoint);
@@ -32,6 +33,7 @@ impl Replica {
     }
 
     pub(super) fn on_stable(&mut self, certificate: CheckpointCertificate) {
+        self.judge_stable(&certificate);
         if certificate.checkpoint.slot > self.stable_slot() {
             self.record(Record::Stable(certificate));
         }

@@ -15,6 +15,7 @@
 //! - `duplicates`, `pool`, `state`: what they work on; `inspect`: for the simulator.
 
 mod accept;
+mod accuse;
 mod catch_up;
 mod checkpoint;
 mod duplicates;
@@ -37,7 +38,7 @@ mod tests;
 pub use duplicates::DuplicateTable;
 pub use inspect::Place;
 pub use pool::{Ticket, Waiter};
-pub use record::{Part, Record, RecordError, batch_of_frame, header_of_frame, kind};
+pub use record::{Part, Record, RecordError, batch_of_frame, header_of_frame, kind, proposal_of_frame};
 pub use rejoin::Suspicion;
 pub use safety::{Safety, SafetyError};
 pub use state::{CoreStatus, Replica, Tip};
@@ -47,7 +48,7 @@ pub use view_change::choose;
 use serde::{Deserialize, Serialize};
 
 use crate::crypto::merkle::Frontier;
-use crate::types::{Checkpoint, CommitCertificate, ConsensusMessage, Evidence, Header, ReplicaIndex, Slot, SubmitOutcome, TimestampMs, View};
+use crate::types::{Checkpoint, CommitCertificate, ConsensusMessage, Convicted, Header, ReplicaIndex, Slot, SubmitOutcome, TimestampMs, View};
 
 /// Both times of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -213,8 +214,8 @@ pub enum Effect {
         /// The first slot wanted.
         from_slot: Slot,
     },
-    /// A member contradicted itself.
-    Evidence(Evidence),
+    /// A member contradicted itself, or another rule that convicts.
+    Evidence(Box<Convicted>),
     /// A view began.
     ViewEntered {
         /// Which.

@@ -195,6 +195,15 @@ pub fn header_of_frame(payload: &[u8]) -> Result<Header, CodecError> {
     decode_front::<(Option<(View, Signature)>, Header)>(payload).map(|((_, header), _)| header)
 }
 
+/// Reads view, leader's signature and header of a proposal frame without its body; `None` for a body frame.
+///
+/// # Errors
+/// [`CodecError`].
+pub fn proposal_of_frame(payload: &[u8]) -> Result<Option<(View, Signature, Header)>, CodecError> {
+    let ((proposed, header), _) = decode_front::<(Option<(View, Signature)>, Header)>(payload)?;
+    Ok(proposed.map(|(view, signature)| (view, signature, header)))
+}
+
 /// Reads header and body of a proposal or body frame without hashing anything: for whoever serves a body by its place.
 ///
 /// # Errors

@@ -207,7 +207,9 @@ pub struct Replica {
     /// Who was asked last.
     pub(super) caught_up_from: Option<ReplicaIndex>,
     pub(super) timers: Timers,
-    pub(super) evidence_seen: std::collections::BTreeSet<(ReplicaIndex, crate::types::Phase, View, Slot)>,
+    pub(super) evidence_seen: std::collections::BTreeSet<super::accuse::Offence>,
+    /// The Commit of the highest view that each member sent for each slot above the floor.
+    pub(super) commits_heard: BTreeMap<(ReplicaIndex, Slot), SignedVote>,
     pub(super) count_view_changes: u64,
     pub(super) count_evidence: u64,
     pub(super) count_refused: u64,
@@ -263,6 +265,7 @@ impl Replica {
             caught_up_from: None,
             timers: Timers::default(),
             evidence_seen: std::collections::BTreeSet::new(),
+            commits_heard: BTreeMap::new(),
             count_view_changes: 0,
             count_evidence: 0,
             count_refused: 0,
@@ -335,7 +338,7 @@ impl Replica {
             Checked::Forward(submission) => self.on_submit(submission, None),
             Checked::FetchBody(fetch) => self.on_fetch_body(from, fetch),
             Checked::Body(header, body) => self.on_body(header, body),
-            Checked::Evidence(evidence) => drop(self.on_evidence(evidence)),
+            Checked::Evidence(found) => drop(self.on_evidence(found)),
             Checked::Rejoin(rejoin) => self.on_rejoin(from, &rejoin),
             Checked::RejoinAnswer(answer) => self.on_rejoin_answer(from, &answer),
         }
@@ -458,6 +461,7 @@ impl Replica {
     pub(super) fn prune(&mut self) {
         let floor = if on(Bug::NothingPruned) { 0 } else { self.floor() };
         self.slots = self.slots.split_off(&(floor + 1));
+        self.commits_heard.retain(|(_, slot), _| *slot > floor);
         self.bodies = self.bodies.split_off(&(floor + 1, Digest::ZERO));
         self.proposals = self.proposals.split_off(&(self.tip.slot + 1));
         self.proposals_ahead = self.proposals_ahead.split_off(&(self.tip.slot + 1));

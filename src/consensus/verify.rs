@@ -11,9 +11,10 @@ use parking_lot::Mutex;
 use crate::crypto::{Digest, Signature};
 use crate::planted::{Bug, on};
 use crate::types::{
-    BatchKind, Body, BodyDigests, CertificateError, CheckpointCertificate, CommitCertificate, CommittedBatch, ConsensusMessage, Epoch, Evidence,
-    EvidenceError, Federation, FetchBody, Header, NewView, PreparedCertificate, Rejoin, RejoinAnswer, ReplicaIndex, Sequence, SignedCheckpoint,
-    SignedComplaint, SignedProposal, SignedVote, Slot, Status, Submission, SubmissionDigests, UpdateIdError, View, ViewChange,
+    BatchKind, Body, BodyDigests, CertificateError, CheckpointCertificate, CommitCertificate, CommittedBatch, ConsensusMessage, Convicted, Epoch,
+    Evidence, EvidenceError, Federation, FetchBody, Header, MAX_EVIDENCE_BYTES, NewView, PreparedCertificate, Rejoin, RejoinAnswer, ReplicaIndex,
+    Sequence, SignedCheckpoint, SignedComplaint, SignedProposal, SignedVote, Slot, Status, Submission, SubmissionDigests, UpdateIdError, View,
+    ViewChange, encode,
 };
 
 /// A value whose signatures and digests were checked.
@@ -119,8 +120,8 @@ pub enum Checked {
     FetchBody(FetchBody),
     /// A body that fits its header.
     Body(Header, CheckedBody),
-    /// Two contradictory statements of one member.
-    Evidence(Evidence),
+    /// Statements that convict a member.
+    Evidence(Box<Convicted>),
     /// The sender forgot its votes.
     Rejoin(Rejoin),
     /// Where the sender stands.
@@ -292,10 +293,7 @@ impl Verifier {
                 self.header_fields(&header)?;
                 Checked::Body(header.clone(), self.body_of(&header, body)?)
             }
-            ConsensusMessage::Evidence(evidence) => {
-                evidence.verify(&self.federation)?;
-                Checked::Evidence(evidence)
-            }
+            ConsensusMessage::Evidence(evidence) => Checked::Evidence(Box::new(self.evidence(*evidence)?)),
             ConsensusMessage::Rejoin(rejoin) => {
                 Self::believable(rejoin.epoch, &[rejoin.view])?;
                 Checked::Rejoin(rejoin)
@@ -469,6 +467,14 @@ impl Verifier {
         key.verify(&bytes, &submission.signature).map_err(|_| Refusal::BadAuthorSignature).or_else(unless(Bug::AuthorUnchecked))?;
         self.seen.lock().insert(seen);
         Ok(())
+    }
+
+    fn evidence(&self, evidence: Evidence) -> Result<Convicted, Refusal> {
+        let (limit, actual) = (MAX_EVIDENCE_BYTES as u64, encode(&evidence).map_or(u64::MAX, |bytes| bytes.len() as u64));
+        if actual > limit {
+            return Err(Refusal::Limit { what: "bytes of evidence", limit, actual });
+        }
+        Ok(evidence.convict(&self.federation)?)
     }
 
     fn view_change(&self, change: &ViewChange) -> Result<(), Refusal> {

@@ -110,6 +110,7 @@ impl Replica {
     }
 
     pub(super) fn on_view_change(&mut self, change: Arc<ViewChange>) {
+        self.judge_view_change(&change);
         if change.new_view < self.view || (change.new_view == self.view && !self.changing) || change.replica == self.me {
             return;
         }
@@ -147,6 +148,7 @@ impl Replica {
     }
 
     pub(super) fn on_new_view(&mut self, new_view: Arc<NewView>) {
+        self.judge_new_view(&new_view);
         if new_view.view > self.view || (new_view.view == self.view && self.changing) {
             self.enter(new_view);
         }

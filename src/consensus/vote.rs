@@ -16,6 +16,10 @@ impl Replica {
         if vote.vote.view == view && !self.changing {
             self.voted_with_us.insert(vote.replica);
         }
+        if vote.vote.phase == Phase::Commit {
+            self.remember_commit(&vote);
+        }
+        self.judge_leader(&vote);
         let state = self.slots.entry(slot).or_default();
         let contradicted = match vote.vote.phase {
             Phase::PrePrepare => return,
@@ -23,7 +27,7 @@ impl Replica {
             Phase::Commit => state.commits.insert(view, vote.clone()),
         };
         if let Some(first) = contradicted {
-            self.caught(Evidence { first, second: vote });
+            self.caught(Evidence::Votes { first, second: vote });
         }
     }
 

@@ -7,7 +7,7 @@ use crate::failpoint::{self, Point};
 use crate::planted::{Bug, on};
 use crate::proof::{ProofError, ReceiptMaker};
 use crate::store::{AppendBatch, BodyLocator, Log, StoreError, ViewRecord};
-use crate::types::{Checkpoint, CheckpointCertificate, CommittedBatch, Evidence, Sequence, SubmitOutcome, TimestampMs, View};
+use crate::types::{Checkpoint, CheckpointCertificate, CommittedBatch, Convicted, Sequence, SubmitOutcome, TimestampMs, View};
 
 /// What the log is given, in the core's order.
 pub(crate) enum LogInput {
@@ -23,7 +23,7 @@ pub(crate) enum LogInput {
         reason: &'static str,
     },
     /// A member contradicted itself.
-    Evidence(Box<Evidence>),
+    Evidence(Box<Convicted>),
 }
 
 /// What follows from it.
@@ -67,9 +67,7 @@ impl<L: Log> Keeper<L> {
                 self.log.put_checkpoint(&certificate)?;
             }
             LogInput::View { view, reason } => self.log.put_view(view, &ViewRecord { at, reason: reason.to_owned() })?,
-            LogInput::Evidence(evidence) => {
-                self.log.put_evidence(&evidence.id(), &evidence)?;
-            }
+            LogInput::Evidence(found) => self.log.put_evidence(&found.conviction.id, &found.record)?,
         }
         Ok(Kept::default())
     }

@@ -137,7 +137,7 @@ impl Pipeline {
                 self.places = self.places.split_off(&(key.0 + 1, Digest::ZERO));
                 Released::Log(LogInput::Append(delivery, place))
             }
-            Effect::Evidence(evidence) => Released::Log(LogInput::Evidence(Box::new(evidence))),
+            Effect::Evidence(evidence) => Released::Log(LogInput::Evidence(evidence)),
             Effect::ViewEntered { view, reason } => Released::Log(LogInput::View { view, reason }),
             other => Released::Effect(Box::new(other)),
         }

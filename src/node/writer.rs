@@ -88,8 +88,9 @@ impl Writer {
             LogInput::Append(..) => {
                 self.shared.counters.log_backlog.fetch_add(1, Ordering::Relaxed);
             }
-            LogInput::Evidence(evidence) => {
-                tracing::warn!(member = evidence.first.replica, vote = ?evidence.first.vote, "a member contradicted itself");
+            LogInput::Evidence(found) => {
+                let conviction = &found.conviction;
+                tracing::warn!(member = %conviction.member, rule = %conviction.rule, says = conviction.says, "a member's key was misused");
             }
             LogInput::View { view, reason } => tracing::info!(view, reason, "a view began"),
             LogInput::Stable(_) => {}

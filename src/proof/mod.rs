@@ -136,6 +136,12 @@ pub enum ProofError {
     /// Evidence that proves nothing.
     #[error(transparent)]
     Evidence(#[from] EvidenceError),
+    /// Evidence whose statements are not of the kinds that convict together.
+    #[error("the statements and what they are held against are not of the kinds that rule {rule} takes")]
+    EvidenceShape {
+        /// The rule claimed.
+        rule: EvidenceRule,
+    },
     /// Evidence whose statements break another rule than it says.
     #[error("the evidence claims rule {claimed}, its statements break {found}")]
     Rule {

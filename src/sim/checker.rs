@@ -6,7 +6,8 @@ use std::sync::Arc;
 use crate::consensus::{CheckedBody, Record, Replica, choose};
 use crate::crypto::{Digest, PublicKey, sha256};
 use crate::types::{
-    CommitCertificate, ConsensusMessage, Federation, Header, NewView, Phase, Sequence, Slot, Submission, TimestampMs, UpdateId, View, encode,
+    CommitCertificate, ConsensusMessage, Evidence, Federation, Header, NewView, Phase, Sequence, Signed, SignedVote, Slot, Submission, TimestampMs,
+    UpdateId, View, ViewChange, ViewChangeClaim, Vote, encode,
 };
 
 /// A broken invariant.
@@ -173,6 +174,7 @@ impl Checker {
                 needs(Fact::Left(change.new_view))?;
                 let left = self.left.entry(member).or_default();
                 *left = change.new_view.max(*left);
+                self.names_its_commits(change)?;
                 self.state(member, "view-change", change.new_view, digest_of(change))
             }
             ConsensusMessage::NewView(new_view) if self.federation.leader(new_view.view) == member => {
@@ -181,6 +183,25 @@ impl Checker {
             }
             _ => Ok(()),
         }
+    }
+
+    /// A view-change of a member that does not lie names what it committed before: nothing that it signs convicts it.
+    fn names_its_commits(&self, change: &ViewChange) -> Result<(), Violation> {
+        let member = change.replica;
+        if self.statements.contains_key(&(member, "view-change", change.new_view)) {
+            return Ok(());
+        }
+        let statement = Signed { statement: ViewChangeClaim::of(change), signature: change.signature };
+        let commits = self.votes.range((member, Phase::Commit, 0, 0)..(member + 1, Phase::PrePrepare, 0, 0));
+        for ((_, phase, view, slot), digest) in commits {
+            let vote = Vote { phase: *phase, epoch: 0, view: *view, slot: *slot, digest: *digest };
+            let commit = SignedVote { vote, replica: member, signature: change.signature };
+            if Evidence::of_commit_and_change(&commit, &statement).is_some() {
+                let detail = format!("replica {member} committed slot {slot} in view {view} and leaves for view {} without it", change.new_view);
+                return Err(broken("21 a correct replica is never accused", detail));
+            }
+        }
+        Ok(())
     }
 
     fn vote(&mut self, member: u16, phase: Phase, view: View, slot: Slot, digest: Digest) -> Result<(), Violation> {

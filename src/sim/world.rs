@@ -15,7 +15,8 @@ use crate::crypto::SigningKey;
 use crate::node::keeper::LogInput;
 use crate::node::pipeline::{PipelineInput, Released};
 use crate::types::{
-    Author, CommittedBatch, ConsensusMessage, Evidence, Federation, Genesis, LogQuery, Member, Parameters, PeerId, ReplicaIndex, fault_limit,
+    Author, CommittedBatch, ConsensusMessage, Evidence, EvidenceRule, Federation, Genesis, LogQuery, Member, Parameters, PeerId, ReplicaIndex,
+    fault_limit,
 };
 
 /// When the simulated time begins, ms since the Unix epoch.
@@ -627,8 +628,8 @@ impl World {
             let Some(input) = live.log_inbox.pop_front() else { return };
             let appended = match &input {
                 LogInput::Append(delivery, _) => Some((delivery.header.clone(), delivery.certificate.clone(), delivery.body.clone())),
-                LogInput::Evidence(evidence) => {
-                    self.accused(&evidence.clone());
+                LogInput::Evidence(found) => {
+                    self.accused(&found.record.clone());
                     None
                 }
                 _ => None,
@@ -660,8 +661,17 @@ impl World {
 
     /// Evidence convicts with the genesis alone, and only who lies.
     fn accused(&mut self, evidence: &Evidence) {
-        self.reach("evidence");
-        let member = evidence.first.replica;
+        self.reach(match evidence.rule() {
+            EvidenceRule::TwoProposals => "evidence-E1",
+            EvidenceRule::TwoPrepares => "evidence-E2",
+            EvidenceRule::TwoCommits => "evidence-E3",
+            EvidenceRule::ForgotCommit => "evidence-E4",
+            EvidenceRule::UnfaithfulLeader => "evidence-E5",
+            EvidenceRule::TwoViewChanges => "evidence-E6",
+            EvidenceRule::InvalidHeader => "evidence-E7",
+            EvidenceRule::TwoCheckpoints => "evidence-E9",
+        });
+        let member = evidence.accused(&self.federation);
         let verified = evidence.verify(&self.federation);
         if self.honest(usize::from(member)) {
             self.fail("21 a correct replica is never accused", format!("evidence against replica {member}"));

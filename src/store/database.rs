@@ -179,13 +179,13 @@ impl Tree {
         found.map(|(key, row)| Ok((number(&key), self.read(&key, &row)?))).transpose()
     }
 
-    /// Every row; for a tree whose writer bounds it.
+    /// Every key and row; for a tree whose writer bounds it.
     ///
     /// # Errors
     /// As [`Tree::get`].
-    pub fn all<T: Decode<()>>(&self) -> Result<Vec<T>, StoreError> {
+    pub fn rows<T: Decode<()>>(&self) -> Result<Vec<(sled::IVec, T)>, StoreError> {
         let rows = guarded(|| self.tree.get()?.iter().collect::<Result<Vec<_>, _>>())?;
-        rows.iter().map(|(key, row)| self.read(key, row)).collect()
+        rows.into_iter().map(|(key, row)| self.read(&key, &row).map(|value| (key, value))).collect()
     }
 
     /// Removes the rows from a key on; gives how many.
@@ -202,7 +202,9 @@ impl Tree {
     }
 
     /// Copies every row as it is, checksum and all.
-    #[cfg(test)]
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
     pub fn copy_to(&self, to: &Self) -> Result<(), StoreError> {
         guarded(|| {
             let to = to.tree.get()?;

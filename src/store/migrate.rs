@@ -17,9 +17,11 @@ use crate::types::FederationId;
 
 #[path = "../../migrations/v0001_initial.rs"]
 mod v0001_initial;
+#[path = "../../migrations/v0002_evidence.rs"]
+mod v0002_evidence;
 
 /// The schema that this program writes.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// From the rows of one schema to those of the next.
 pub(super) type Step = fn(from: &Database, to: &Database) -> Result<(), StoreError>;
@@ -30,8 +32,8 @@ pub(super) struct Schemas<'a> {
     pub(super) steps: &'a [Step],
 }
 
-/// Those of this program. Schema 1 is the first.
-pub(super) const SCHEMAS: Schemas<'static> = Schemas { steps: &[] };
+/// Those of this program.
+pub(super) const SCHEMAS: Schemas<'static> = Schemas { steps: &[v0002_evidence::step] };
 
 impl Schemas<'_> {
     /// The newest.
@@ -64,7 +66,7 @@ const KEY: &[u8] = b"schema";
 
 /// Writes the schema that this program knows into an empty database.
 pub(super) fn initialise(database: &Database, federation: FederationId) -> Result<(), StoreError> {
-    v0001_initial::initialise(database, federation)
+    database.meta.put(KEY, &Schema { version: SCHEMA_VERSION, federation })
 }
 
 /// Checks that a database is of this federation, and of a schema that is known.

@@ -131,7 +131,7 @@ impl StoreReader {
     /// # Errors
     /// [`Damage::Row`].
     pub fn evidence(&self) -> Result<Vec<Evidence>, StoreError> {
-        self.database.evidence.all()
+        Ok(self.database.evidence.rows()?.into_iter().map(|(_, evidence)| evidence).collect())
     }
 
     /// The newest stable checkpoint kept.

@@ -216,7 +216,7 @@ fn another_federation_and_a_newer_schema_are_refused() {
     drop(database);
     let error = Store::open(dir.path(), federation(), &StoreOptions::default()).err().unwrap();
     assert!(!error.is_damage(), "a newer log must never be set aside");
-    assert_eq!(error.to_string(), "the log has schema 2, this program knows up to 1: use the newer program");
+    assert_eq!(error.to_string(), "the log has schema 3, this program knows up to 2: use the newer program");
 }
 
 #[test]

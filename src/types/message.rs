@@ -112,8 +112,8 @@ pub enum ConsensusMessage {
     FetchBody(FetchBody),
     /// A body that was wanted, with its header.
     Body(Header, Arc<Body>),
-    /// Two contradictory statements of one member.
-    Evidence(Evidence),
+    /// Statements of one member that no correct replica makes all.
+    Evidence(Box<Evidence>),
     /// A replica forgot its votes.
     Rejoin(Rejoin),
     /// Where the sender stands.
@@ -125,7 +125,7 @@ pub enum ConsensusMessage {
 pub enum MessageClass {
     /// Votes and status: at most 4 KiB each.
     Votes,
-    /// View changes and certificates: at most 16 MiB each.
+    /// View changes, certificates and evidence: at most 16 MiB each.
     Control,
     /// Proposals, bodies and forwarded submissions: at most 64 MiB each.
     Bulk,
@@ -156,10 +156,9 @@ impl ConsensusMessage {
             | Self::Complaint(_)
             | Self::Status(_)
             | Self::FetchBody(_)
-            | Self::Evidence(_)
             | Self::Rejoin(_)
             | Self::RejoinAnswer(_) => MessageClass::Votes,
-            Self::Stable(_) | Self::ViewChange(_) | Self::NewView(_) => MessageClass::Control,
+            Self::Stable(_) | Self::ViewChange(_) | Self::NewView(_) | Self::Evidence(_) => MessageClass::Control,
             Self::PrePrepare(_) | Self::Forward(_) | Self::Body(..) => MessageClass::Bulk,
         }
     }

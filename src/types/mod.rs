@@ -5,6 +5,7 @@
 
 mod batch;
 mod checkpoint;
+mod claim;
 mod client;
 mod codec;
 mod evidence;
@@ -18,12 +19,13 @@ mod vote;
 
 pub use batch::{BatchKind, Body, BodyDigests, CommittedBatch, HEADER_VERSION, Header};
 pub use checkpoint::{Checkpoint, CheckpointCertificate, SignedCheckpoint};
+pub use claim::{BodyClaim, NewViewClaim, PreparedClaim, StableClaim, SubmissionClaim, UpdateClaim, ViewChangeClaim};
 pub use client::{
     BatchRange, ConsistencyAnswer, ConsistencyQuery, LogQuery, ProofAnswer, ProofQuery, ReplicaStatus, Request, Response, Role, SubmissionReceipt,
     SubmitOutcome,
 };
 pub use codec::{CodecError, MAX_FRAME_BYTES, decode, decode_front, encode};
-pub use evidence::{Conviction, Evidence, EvidenceError, EvidenceRule};
+pub use evidence::{Convicted, Conviction, Evidence, EvidenceError, EvidenceRule, Growth, InvalidVote, MAX_EVIDENCE_BYTES, Signed, Unfaithful};
 pub use genesis::{Author, Federation, Genesis, GenesisError, Member, Reader, byzantine_threshold, fault_limit, weak_quorum};
 pub use message::{ConsensusMessage, FetchBody, MessageClass, Rejoin, RejoinAnswer, SignedProposal, Status};
 pub use parameters::Parameters;

@@ -121,13 +121,9 @@ impl Submission {
     #[must_use]
     pub fn digests(&self, federation: FederationId) -> SubmissionDigests {
         let data: Vec<Digest> = self.updates.iter().map(SubmittedUpdate::data_digest).collect();
-        let head = Canonical::hash("exo-federation/v1/submission\0").digest_field(&federation.0).fixed(&self.author.0).u64(self.not_after);
-        let submission = head
-            .each(self.updates.iter().zip(&data), |out, (submitted, digest)| {
-                let update = &submitted.update;
-                out.var(update.update_id.0.as_bytes()).u64(update.timestamp).u64(update.data.len() as u64).digest_field(digest)
-            })
-            .digest();
+        let updates = self.updates.iter().map(|submitted| &submitted.update).zip(&data);
+        let updates = updates.map(|(update, digest)| (&update.update_id, update.timestamp, update.data.len() as u64, digest));
+        let submission = submission_digest(federation, &self.author, self.not_after, updates);
         SubmissionDigests { submission, data }
     }
 
@@ -148,6 +144,21 @@ impl Submission {
         let updates: usize = self.updates.iter().map(|u| u.update.update_id.0.len() + u.update.data.len() + 40).sum();
         (updates + 112) as u64
     }
+}
+
+/// The submission digest, from its updates' ids, timestamps, data lengths and data digests.
+pub(super) fn submission_digest<'a>(
+    federation: FederationId,
+    author: &PublicKey,
+    not_after: TimestampMs,
+    updates: impl ExactSizeIterator<Item = (&'a UpdateId, TimestampMs, u64, &'a Digest)>,
+) -> Digest {
+    Canonical::hash("exo-federation/v1/submission\0")
+        .digest_field(&federation.0)
+        .fixed(&author.0)
+        .u64(not_after)
+        .each(updates, |out, (id, timestamp, length, digest)| out.var(id.0.as_bytes()).u64(timestamp).u64(length).digest_field(digest))
+        .digest()
 }
 
 /// The version byte pair that every leaf begins with.

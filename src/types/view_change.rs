@@ -2,7 +2,7 @@
 
 use bincode::{Decode, Encode};
 
-use super::{CheckpointCertificate, Epoch, FederationId, PreparedCertificate, ReplicaIndex, Slot, View};
+use super::{CheckpointCertificate, Epoch, FederationId, NewViewClaim, PreparedCertificate, ReplicaIndex, Slot, View, ViewChangeClaim};
 use crate::crypto::{Canonical, Digest, Signature};
 
 /// A replica is not served by the leader of a view.
@@ -57,32 +57,16 @@ impl ViewChange {
         self.stable.as_ref().map_or(0, |c| c.checkpoint.slot)
     }
 
-    /// What is signed: tag, federation id, epoch u64, new view u64, replica u16, stable slot u64, sequence u64, header digest, log root (zeros
-    /// before the first checkpoint), then per prepared certificate: view u64, slot u64, header digest. The certificates' own signatures
-    /// are not covered: each verifies by itself.
+    /// What is signed: [`ViewChangeClaim::signed_bytes`]. The certificates' own signatures are not covered: each verifies by itself.
     #[must_use]
     pub fn signed_bytes(&self, federation: FederationId) -> Vec<u8> {
-        let (slot, sequence, digest, root) = self
-            .stable
-            .as_ref()
-            .map_or((0, 0, Digest::ZERO, Digest::ZERO), |c| (c.checkpoint.slot, c.checkpoint.sequence, c.checkpoint.digest, c.checkpoint.log_root));
-        Canonical::bytes("exo-federation/v1/view-change\0")
-            .digest_field(&federation.0)
-            .u64(self.epoch)
-            .u64(self.new_view)
-            .u16(self.replica)
-            .u64(slot)
-            .u64(sequence)
-            .digest_field(&digest)
-            .digest_field(&root)
-            .each(self.prepared.iter(), |out, p| out.u64(p.view).u64(p.header.slot).digest_field(&p.header.digest()))
-            .finish()
+        ViewChangeClaim::of(self).signed_bytes(federation)
     }
 
     /// H(tag, signed bytes): how a new-view names it.
     #[must_use]
     pub fn digest(&self, federation: FederationId) -> Digest {
-        Canonical::hash("exo-federation/v1/view-change-digest\0").var(&self.signed_bytes(federation)).digest()
+        ViewChangeClaim::of(self).digest(federation)
     }
 }
 
@@ -100,14 +84,9 @@ pub struct NewView {
 }
 
 impl NewView {
-    /// What is signed: tag, federation id, epoch u64, view u64, then per view-change: replica u16, view-change digest.
+    /// What is signed: [`NewViewClaim::signed_bytes`].
     #[must_use]
     pub fn signed_bytes(&self, federation: FederationId) -> Vec<u8> {
-        Canonical::bytes("exo-federation/v1/new-view\0")
-            .digest_field(&federation.0)
-            .u64(self.epoch)
-            .u64(self.view)
-            .each(self.view_changes.iter(), |out, vc| out.u16(vc.replica).digest_field(&vc.digest(federation)))
-            .finish()
+        NewViewClaim::of(self, federation).signed_bytes(federation)
     }
 }

@@ -86,8 +86,8 @@ fn rarely_said(federation: &Federation) -> [ConsensusMessage; 2] {
         let vote = Vote { phase: Phase::Prepare, epoch: 0, view: 1, slot: 12, digest };
         SignedVote { vote, replica: 3, signature: secret(3).consensus_key().sign(&vote.signed_bytes(federation.id())) }
     };
-    let evidence = Evidence { first: vote(Digest([1; 32])), second: vote(Digest([2; 32])) };
-    [ConsensusMessage::Evidence(evidence), ConsensusMessage::FetchBody(FetchBody { slot: 3, digest: Digest([3; 32]) })]
+    let evidence = Evidence::Votes { first: vote(Digest([1; 32])), second: vote(Digest([2; 32])) };
+    [ConsensusMessage::Evidence(Box::new(evidence)), ConsensusMessage::FetchBody(FetchBody { slot: 3, digest: Digest([3; 32]) })]
 }
 
 impl Cluster {

@@ -122,17 +122,19 @@ impl Liar for HidesPrepared {
     }
 }
 
-/// Signs checkpoints of another log, and gives false certificates for stable ones.
+/// Signs checkpoints of another log, to some beside the right ones, and gives false certificates for stable ones.
 pub(super) struct FakeCheckpoint;
 
 impl Liar for FakeCheckpoint {
     fn send(&mut self, _: ReplicaIndex, message: ConsensusMessage, means: &mut Means<'_>) -> Vec<ConsensusMessage> {
         match message {
             ConsensusMessage::Checkpoint(signed) => {
+                let right = means.rng.chance(300).then(|| ConsensusMessage::Checkpoint(signed.clone()));
                 let mut checkpoint = signed.checkpoint;
                 checkpoint.log_root = sha256(&checkpoint.log_root.0);
                 let signature = means.key.sign(&checkpoint.signed_bytes(means.federation.id()));
-                vec![ConsensusMessage::Checkpoint(SignedCheckpoint { checkpoint, replica: means.me, signature })]
+                let wrong = ConsensusMessage::Checkpoint(SignedCheckpoint { checkpoint, replica: means.me, signature });
+                right.into_iter().chain([wrong]).collect()
             }
             ConsensusMessage::Stable(mut certificate) => {
                 certificate.checkpoint.slot += means.federation.parameters().checkpoint_slots;

@@ -119,9 +119,12 @@ pub(super) struct RawLog(sled::Db);
 
 impl RawLog {
     pub(super) fn open(dir: &Path) -> Self {
+        let sled = dir.join("log/sled");
         // A tree that this test has just dropped may not have let go of the lock yet.
-        wait_until_closed(&dir.join("log/sled")).unwrap();
-        Self(sled::Config::new().path(dir.join("log/sled")).segment_size(16 << 20).open().unwrap())
+        if sled.join("db").exists() {
+            wait_until_closed(&sled).unwrap();
+        }
+        Self(sled::Config::new().path(sled).segment_size(16 << 20).open().unwrap())
     }
 
     pub(super) fn tree(&self, name: &str) -> sled::Tree {

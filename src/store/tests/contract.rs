@@ -312,7 +312,7 @@ fn evidence() -> Evidence {
         replica: 2,
         signature: crate::crypto::Signature([byte; 64]),
     };
-    Evidence { first: signed(1), second: signed(2) }
+    Evidence::Votes { first: signed(1), second: signed(2) }
 }
 
 fn take<S: Subject>(subject: &mut S, model: &mut Model, step: Step) {

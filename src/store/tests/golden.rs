@@ -1,4 +1,4 @@
-//! The golden fixture of schema 1: a whole log as text, which every later program must read.
+//! The golden fixtures, one a schema: the same log as text, which every later program must read.
 
 use std::fmt::Write as _;
 
@@ -9,7 +9,11 @@ use super::*;
 use crate::crypto::Signature;
 use crate::types::{Evidence, Phase, SignedVote, Vote};
 
-pub(super) const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/store-v1.txt");
+/// The fixture of a schema.
+pub(super) fn fixture(schema: u32) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/store-v{schema}.txt"))
+}
+
 const TREES: [&str; 5] = ["batches", "meta", "checkpoints", "views", "evidence"];
 
 /// What the fixture's log was given.
@@ -40,7 +44,7 @@ pub(super) fn contents() -> Contents {
         replica: 2,
         signature: Signature([byte; 64]),
     };
-    Contents { model, checkpoints, views, evidence: Evidence { first: signed(1), second: signed(2) } }
+    Contents { model, checkpoints, views, evidence: Evidence::Votes { first: signed(1), second: signed(2) } }
 }
 
 /// Writes the fixture's log with the current program.
@@ -103,17 +107,22 @@ pub(super) fn import(text: &str, dir: &Path) {
 fn write_the_golden_fixture() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path());
-    fs::write(FIXTURE, export(dir.path())).unwrap();
+    fs::write(fixture(SCHEMA_VERSION), export(dir.path())).unwrap();
 }
 
 #[test]
-fn the_log_of_schema_1_is_read() {
+fn the_log_of_every_schema_is_read() {
+    (1..=SCHEMA_VERSION).for_each(read);
+}
+
+fn read(schema: u32) {
     let dir = tempfile::tempdir().unwrap();
-    let text = fs::read_to_string(FIXTURE).unwrap();
+    let text = fs::read_to_string(fixture(schema)).unwrap();
     assert!(text.len() < 200_000);
     import(&text, dir.path());
     let (store, report) = open(dir.path());
-    assert_eq!(report, StoreReport::default());
+    assert_eq!(report.migrated.len() as u32, SCHEMA_VERSION - schema, "{:?}", report.migrated);
+    assert_eq!(StoreReport { migrated: vec![], ..report }, StoreReport::default());
     let Contents { model, checkpoints, views, evidence } = contents();
     assert!(store.index_gap().is_some_and(|gap| *gap.start() > 255), "the run is used, and what it lacks is known");
     refill(&store, &model);
@@ -128,10 +137,10 @@ fn the_log_of_schema_1_is_read() {
 }
 
 #[test]
-fn this_program_still_writes_schema_1_byte_by_byte() {
+fn this_program_still_writes_its_schema_byte_by_byte() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path());
-    let (written, fixture) = (export(dir.path()), fs::read_to_string(FIXTURE).unwrap());
+    let (written, fixture) = (export(dir.path()), fs::read_to_string(fixture(SCHEMA_VERSION)).unwrap());
     for (line, (now, then)) in (1..).zip(written.lines().zip(fixture.lines())) {
         assert_eq!(now, then, "line {line}: another form needs another schema version, a migration and a fixture of its own");
     }

@@ -1,7 +1,7 @@
 //! Migrations: fixtures of every older schema, an invented later schema on top of the newest, and a crash at every stage.
 
 use super::damage::try_open;
-use super::golden::{Contents, FIXTURE, contents, import};
+use super::golden::{Contents, contents, fixture, import};
 use super::migrate::{SCHEMAS, Schema, Schemas, Stage, Step, check, migrate};
 use super::*;
 
@@ -26,7 +26,7 @@ fn later() -> Vec<Step> {
 /// A log of the first schema, as a data directory.
 fn first_schema() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    import(&fs::read_to_string(FIXTURE).unwrap(), dir.path());
+    import(&fs::read_to_string(fixture(1)).unwrap(), dir.path());
     dir
 }
 

@@ -56,7 +56,7 @@ impl Small {
         let in_view = |view: u64| view == core.view && !core.changing;
         match content {
             ConsensusMessage::PrePrepare(proposal) => in_view(proposal.view) && proposal.header.slot == core.head() + 1,
-            ConsensusMessage::Evidence(evidence) => in_view(evidence.first.vote.view),
+            ConsensusMessage::Evidence(evidence) => in_view(evidence.place().1),
             ConsensusMessage::Body(header, _) => core.slots.get(&header.slot).is_some_and(|slot| slot.accepted.is_some()),
             ConsensusMessage::NewView(_) => true,
             // In quorums; with a timeout.

@@ -31,7 +31,7 @@ impl Small {
             }
             if self.federation.leader(view) == liar && self.bounds.views > SECOND {
                 let (first, second) = (proposal(&self.batches[0].0), proposal(&self.batches[1].0));
-                lies.push(ConsensusMessage::Evidence(Evidence { first, second }));
+                lies.push(ConsensusMessage::Evidence(Box::new(Evidence::Votes { first, second })));
             }
         }
         lies.extend(self.batches.iter().map(|(header, body)| ConsensusMessage::Body(header.clone(), body.clone())));

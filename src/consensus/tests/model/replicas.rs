@@ -30,7 +30,7 @@ impl Small {
                 format!("begin view {} with {changes:?}", new_view.view)
             }
             ConsensusMessage::Body(header, _) => format!("body of {}", self.name(header.digest())),
-            ConsensusMessage::Evidence(e) => format!("evidence against {} in view {}", e.first.replica, e.first.vote.view),
+            ConsensusMessage::Evidence(e) => format!("evidence against {} in view {}", e.accused(&self.federation), e.place().1),
             ConsensusMessage::Complaint(c) => format!("complaint of {} about view {}", c.replica, c.complaint.view),
             other => format!("{other:?}"),
         }
