@@ -267,6 +267,10 @@ impl Checker {
         if let Some(view) = led.filter(|view| place.view < *view || (place.view == *view && place.changing)) {
             return forgot(format!("that view {view}, in which it proposed, began"));
         }
+        let began = self.statements.range((member, "new-view", 0)..=(member, "new-view", View::MAX)).next_back().map(|((.., view), _)| *view);
+        if let Some(view) = began.filter(|view| place.view < *view || (place.view == *view && place.changing)) {
+            return forgot(format!("that it began view {view}"));
+        }
         let remembered: BTreeMap<(Phase, Slot), (View, Digest)> = core.remembered().into_iter().map(|(p, v, s, d)| ((p, s), (v, d))).collect();
         let said = self.votes.range((member, Phase::Prepare, 0, 0)..(member + 1, Phase::PrePrepare, 0, 0));
         for (&(_, phase, view, slot), digest) in said.filter(|((_, _, _, slot), _)| *slot > place.floor) {
