@@ -153,7 +153,7 @@ impl<'a, 'e> Live<'a, 'e> {
         for replica in 0..self.client.federation().size() {
             let place = self.label(replica);
             match self.end_of(replica).await {
-                Ok(Some(batch)) => self.compare_end(&place, batch),
+                Ok(Some(batch)) => self.compare_end(&place, batch).await,
                 Ok(None) => {}
                 Err(error) => self.leave_out(format!("the end of {place}'s log: {error}")),
             }
@@ -249,7 +249,7 @@ impl<'a, 'e> Live<'a, 'e> {
         Ok(range.batches.into_iter().next())
     }
 
-    fn compare_end(&mut self, place: &str, batch: CommittedBatch) {
+    async fn compare_end(&mut self, place: &str, batch: CommittedBatch) {
         let slot = batch.header.slot;
         if let Err(error) = check_certificate(self.examiner.federation, &batch) {
             self.alarm(place, slot, "answer", &error.expected(), &error.found());
@@ -258,6 +258,18 @@ impl<'a, 'e> Live<'a, 'e> {
         if !self.examiner.agrees(&batch.header) {
             let found = format!("header {}", batch.header.digest());
             self.alarm(place, slot, "fork", "the batch that was read from another replica", &found);
+            self.convict_fork(&batch).await;
+        }
+    }
+
+    /// Whoever signed this batch and the one that was verified at its slot; any replica may still hold that one.
+    async fn convict_fork(&mut self, batch: &CommittedBatch) {
+        for replica in 0..self.client.federation().size() {
+            let Ok(range) = self.ask(replica, batch.header.first_sequence, 1, Duration::ZERO).await else { continue };
+            let Some(other) = range.batches.into_iter().next() else { continue };
+            if self.examiner.agrees(&other.header) {
+                self.examiner.report.convict_both(self.examiner.federation, &batch.certificate, &other.certificate);
+            }
         }
     }
 }
