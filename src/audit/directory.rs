@@ -6,15 +6,15 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 
-use super::Progress;
 use super::examiner::{CHUNK, Examiner, Found, Gap, Held};
 use super::testimony::Testimony;
+use super::{AuditReport, Progress};
 use crate::consensus::{Record, batch_of_frame, header_of_frame, kind};
 use crate::crypto::Digest;
 use crate::crypto::merkle::Frontier;
 use crate::journal::{Damage, Frame, JournalError, JournalReader};
 use crate::store::{Store, StoreError, StoreOptions, StoreReader};
-use crate::types::{CommitCertificate, CommittedBatch, Header, Slot, decode};
+use crate::types::{CheckpointCertificate, CommitCertificate, CommittedBatch, Federation, Header, Slot, decode};
 
 /// Read ahead of the checks: so many times so many bytes.
 const READ_AHEAD: usize = 2;
@@ -301,6 +301,11 @@ impl<'a, 'e> Directory<'a, 'e> {
             report.bad("log", "log", "a log beside the journal", "none; a start rebuilds it from the journal");
         }
         let Some(log) = self.examiner.log.clone() else { return };
+        let (slots, rows) = (log.head().slot, log.count_rows());
+        if rows.as_ref().ok() != Some(&slots) {
+            let found = rows.map_or_else(|error| error.to_string(), |rows| format!("{rows} rows"));
+            self.examiner.report.bad("batches tree", "log row", &format!("{slots} rows, one a slot"), &found);
+        }
         self.judge_tiles(&log);
         self.judge_rows(&log);
     }
@@ -336,32 +341,21 @@ impl<'a, 'e> Directory<'a, 'e> {
     /// Evidence, the newest checkpoint, and why views were left.
     fn judge_rows(&mut self, log: &StoreReader) {
         let (federation, report) = (self.examiner.federation, &mut self.examiner.report);
-        match log.evidence() {
+        match log.evidence_by_id() {
             Ok(records) => {
-                for record in records {
+                for (id, record) in records {
                     match record.convict(federation) {
-                        Ok(found) => report.convict(found),
+                        Ok(found) if found.conviction.id.0.as_slice() == id => report.convict(found),
+                        Ok(_) => report.bad("evidence tree", "log row", "evidence under its own id", "evidence under another"),
                         Err(error) => report.bad("evidence tree", "log row", "evidence that verifies", &error.to_string()),
                     }
                 }
             }
             Err(error) => report.bad("evidence tree", "log row", "whole rows", &error.to_string()),
         }
-        match log.stable() {
-            Ok(Some(stable)) => {
-                let checkpoint = stable.checkpoint;
-                let place = (checkpoint.slot, (checkpoint.sequence, checkpoint.sequence));
-                if let Err(error) = stable.verify(federation) {
-                    report.bad_at("checkpoints tree", place.0, place.1, "checkpoint", "a quorum of valid signatures", &error.to_string());
-                } else if let Ok(Some(row)) = log.row_at_slot(checkpoint.slot)
-                    && (row.header.digest(), row.header.log_root) != (checkpoint.digest, checkpoint.log_root)
-                {
-                    let expected = format!("header {} and root {}", row.header.digest(), row.header.log_root);
-                    report.bad_at("checkpoints tree", place.0, place.1, "checkpoint", &expected, &checkpoint.log_root.to_string());
-                }
-            }
-            Ok(None) => {}
-            Err(error) => report.bad("checkpoints tree", "log row", "a whole row", &error.to_string()),
+        match log.checkpoints() {
+            Ok(rows) => rows.into_iter().for_each(|(slot, row)| judge_checkpoint(federation, report, log, slot, &row)),
+            Err(error) => report.bad("checkpoints tree", "log row", "whole rows", &error.to_string()),
         }
         match log.views_from(0) {
             Ok(records) => {
@@ -424,4 +418,21 @@ fn given_back(reader: &JournalReader) -> BTreeMap<Slot, CommittedBatch> {
 pub(super) fn certificate_at(reader: &JournalReader, slot: Slot, differs_from: &Digest) -> Option<CommitCertificate> {
     let certificates = reader.segments_from(None).flatten().filter(|frame| frame.kind == kind::COMMITTED && frame.tag == slot);
     certificates.filter_map(|frame| decode::<CommitCertificate>(&frame.payload).ok()).find(|certificate| certificate.digest != *differs_from)
+}
+
+/// A checkpoint that the log keeps, against its signatures and against the batch that it covers.
+fn judge_checkpoint(federation: &Federation, report: &mut AuditReport, log: &StoreReader, slot: Slot, row: &CheckpointCertificate) {
+    let checkpoint = row.checkpoint;
+    let sequences = (checkpoint.sequence, checkpoint.sequence);
+    let mut bad = |expected: &str, found: &str| report.bad_at("checkpoints tree", slot, sequences, "checkpoint", expected, found);
+    if checkpoint.slot != slot {
+        bad(&format!("the checkpoint of slot {slot}"), &format!("that of slot {}", checkpoint.slot));
+    } else if let Err(error) = row.verify(federation) {
+        bad("a quorum of valid signatures", &error.to_string());
+    } else if let Ok(Some(batch)) = log.row_at_slot(slot) {
+        let held = (batch.header.digest(), batch.header.last_sequence(), batch.header.log_root);
+        if held != (checkpoint.digest, checkpoint.sequence, checkpoint.log_root) {
+            bad(&format!("header {} and root {}", held.0, held.2), &format!("header {} and root {}", checkpoint.digest, checkpoint.log_root));
+        }
+    }
 }

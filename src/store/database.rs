@@ -179,6 +179,14 @@ impl Tree {
         found.map(|(key, row)| Ok((number(&key), self.read(&key, &row)?))).transpose()
     }
 
+    /// How many rows there are; it reads all keys.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn count(&self) -> Result<u64, StoreError> {
+        guarded(|| Ok(self.tree.get()?.len() as u64))
+    }
+
     /// Every key and row; for a tree whose writer bounds it.
     ///
     /// # Errors

@@ -126,6 +126,31 @@ impl StoreReader {
         self.index.find(id).map_err(|error| StoreError::Damaged(Damage::Index { message: error.to_string() }))
     }
 
+    /// How many batches' rows there are, whether or not they belong there; for an audit.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn count_rows(&self) -> Result<u64, StoreError> {
+        self.database.batches.count()
+    }
+
+    /// Every checkpoint kept, with the slot that it is kept under; for an audit.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn checkpoints(&self) -> Result<Vec<(Slot, CheckpointCertificate)>, StoreError> {
+        let slot = |key: &[u8]| key.try_into().map_or(0, u64::from_be_bytes);
+        Ok(self.database.checkpoints.rows()?.into_iter().map(|(key, row)| (slot(&key), row)).collect())
+    }
+
+    /// The evidence kept, with the id that it is kept under; for an audit.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn evidence_by_id(&self) -> Result<Vec<(Vec<u8>, Evidence)>, StoreError> {
+        Ok(self.database.evidence.rows()?.into_iter().map(|(key, row)| (key.to_vec(), row)).collect())
+    }
+
     /// The evidence kept.
     ///
     /// # Errors
