@@ -7,6 +7,7 @@ mod batch;
 mod checkpoint;
 mod client;
 mod codec;
+mod cosignature;
 mod evidence;
 mod genesis;
 mod hex;
@@ -23,6 +24,7 @@ pub use client::{
     SubmitOutcome,
 };
 pub use codec::{CodecError, MAX_FRAME_BYTES, decode, decode_front, encode};
+pub use cosignature::{Cosignature, CosignatureError, NoteKey, NoteKeyKind, checkpoint_origin, checkpoint_text};
 pub use evidence::{Conviction, Evidence, EvidenceError, EvidenceRule};
 pub use genesis::{Author, Federation, Genesis, GenesisError, Member, Reader, byzantine_threshold, fault_limit, weak_quorum};
 pub use message::{ConsensusMessage, FetchBody, MessageClass, Rejoin, RejoinAnswer, SignedProposal, Status};
