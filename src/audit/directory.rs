@@ -388,7 +388,7 @@ fn read(reader: &JournalReader, send: &mpsc::SyncSender<Vec<Result<Frame, Damage
 }
 
 /// The batches of which body and certificate stand behind the certificate of a later slot: a repair wrote them again.
-fn given_back(reader: &JournalReader) -> BTreeMap<Slot, CommittedBatch> {
+pub(crate) fn given_back(reader: &JournalReader) -> BTreeMap<Slot, CommittedBatch> {
     let (mut batches, mut bodies, mut highest) = (BTreeMap::new(), BTreeMap::new(), 0);
     for frame in reader.segments_from(None).flatten() {
         let late = frame.tag < highest;

@@ -20,6 +20,8 @@ mod state;
 mod statistics;
 mod summary;
 
+pub(crate) use directory::given_back;
+
 pub use diff::{Comparison, Difference, End, Side, Which, diff};
 pub use live::FollowEvent;
 pub use old_proofs::OldProofs;

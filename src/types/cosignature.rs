@@ -10,10 +10,13 @@ use serde::{Deserialize, Serialize};
 use super::{Federation, FederationId, PeerId, ReplicaIndex};
 use crate::crypto::{Digest, PublicKey, Signature, SigningKey, sha256};
 
+/// What every federation's origin line begins with.
+pub const ORIGIN_PREFIX: &str = "exo-federation/";
+
 /// The origin line: what names this federation's log wherever checkpoints are compared.
 #[must_use]
 pub fn checkpoint_origin(federation: FederationId) -> String {
-    format!("exo-federation/{federation}")
+    format!("{ORIGIN_PREFIX}{federation}")
 }
 
 /// The note text of a checkpoint (`tlog-checkpoint`): origin, size and base64 root, each on its line.
