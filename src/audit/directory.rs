@@ -8,6 +8,7 @@ use std::sync::{Arc, mpsc};
 
 use super::Progress;
 use super::examiner::{CHUNK, Examiner, Found, Gap, Held};
+use super::published::PublishedNotes;
 use crate::consensus::{Record, batch_of_frame, header_of_frame, kind};
 use crate::crypto::Digest;
 use crate::crypto::merkle::Frontier;
@@ -88,6 +89,8 @@ impl<'a, 'e> Directory<'a, 'e> {
 
     /// Everything that the directory holds.
     pub(super) fn audit(mut self, data: &Path) -> Result<Examiner<'e>, JournalError> {
+        // Before the history: a running replica publishes what its journal holds already.
+        self.examiner.published = PublishedNotes::read(data, self.examiner.federation, &mut self.examiner.report);
         self.open_log(data);
         self.next = self.examiner.chain.slot().saturating_add(1);
         for (segment, bytes) in self.reader.segment_sizes()? {

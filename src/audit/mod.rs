@@ -14,6 +14,7 @@ mod old_proofs;
 mod options;
 mod page;
 mod plot;
+mod published;
 mod report;
 mod rules;
 mod state;
