@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +44,10 @@ impl Published {
     /// Reads what an earlier run left. `stable` is the end of the log that was stable before this start: a replica that does not know what it cosigned
     /// begins behind it.
     pub(super) fn open(federation: Arc<Federation>, me: ReplicaIndex, key: SigningKey, dir: DataDir, stable: u64) -> Self {
+        for path in [dir.cosignature(), dir.checkpoint()] {
+            // What an earlier run did not finish; it may not be there.
+            let _ = fs::remove_file(path.with_added_extension("new"));
+        }
         let own = read(&dir.cosignature(), &federation).and_then(|note| note.cosignatures.into_iter().find(|c| c.replica == me));
         let own = own.filter(|own| own.verify(&federation).is_ok());
         let newest = read(&dir.checkpoint(), &federation).filter(|note| note.verify(&federation).is_ok());
@@ -134,7 +138,7 @@ fn read(path: &Path, federation: &Federation) -> Option<PublishedCheckpoint> {
 /// Replaces a small file by rename; the new content is durable when it returns.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-    let building: PathBuf = path.with_added_extension("new");
+    let building = path.with_added_extension("new");
     let write = || {
         let mut file = File::create(&building)?;
         file.write_all(bytes)?;
@@ -143,4 +147,89 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
         File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
     };
     write().map_err(named)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::crypto::{ReplicaSecret, sha256};
+    use crate::types::{Author, Genesis, Member, Parameters, PeerId};
+
+    fn secret(i: u8) -> ReplicaSecret {
+        ReplicaSecret::from_bytes([i + 1; 32])
+    }
+
+    fn federation() -> Arc<Federation> {
+        let member = |i: u8| Member {
+            peer: PeerId(format!("replica-{i}")),
+            consensus_key: secret(i).consensus_key().public(),
+            transport_key: secret(i).transport_key().public(),
+            cosignature_key: secret(i).cosignature_key().public(),
+        };
+        let (members, parameters) = ((0..4).map(member).collect(), Parameters::default());
+        let authors = vec![Author { name: "author".into(), key: SigningKey::from_seed(&[99; 32]).public() }];
+        Arc::new(Federation::new(Genesis { name: "test".into(), members, authors, readers: vec![], parameters }).unwrap())
+    }
+
+    fn checkpoint(size: u64) -> Checkpoint {
+        Checkpoint { epoch: 0, slot: size, sequence: size, digest: sha256(b"header"), log_root: sha256(&size.to_le_bytes()) }
+    }
+
+    fn open(dir: &Path, stable: u64) -> Published {
+        Published::open(federation(), 1, secret(1).cosignature_key(), DataDir(dir.to_owned()), stable)
+    }
+
+    #[test]
+    fn one_size_is_cosigned_once_over_restarts_a_clock_that_goes_back_and_a_lost_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = open(dir.path(), 0);
+        first.cosign(&checkpoint(10), 1_000).unwrap();
+        let own = first.newest_own().unwrap();
+        own.verify(&federation()).unwrap();
+        first.cosign(&checkpoint(10), 2_000).unwrap();
+        first.cosign(&checkpoint(9), 2_000).unwrap();
+        assert_eq!(first.newest_own(), Some(own));
+
+        let again = open(dir.path(), 10);
+        assert_eq!(again.newest_own(), Some(own), "a restart gives the same statement out");
+        again.cosign(&checkpoint(10), 3_000).unwrap();
+        assert_eq!(again.newest_own(), Some(own));
+        again.cosign(&checkpoint(20), 5).unwrap();
+        let next = again.newest_own().unwrap();
+        assert_eq!((next.size, next.timestamp), (20, 1_000), "never dated before an earlier one");
+
+        fs::write(DataDir(dir.path().to_owned()).cosignature(), b"damaged").unwrap();
+        let forgetful = open(dir.path(), 20);
+        forgetful.cosign(&checkpoint(20), 6_000).unwrap();
+        assert_eq!(forgetful.newest_own(), None, "what it may have cosigned, it does not cosign");
+        forgetful.cosign(&checkpoint(30), 6_000).unwrap();
+        assert_eq!(forgetful.newest_own().map(|own| own.size), Some(30));
+    }
+
+    #[test]
+    fn the_newest_note_is_kept_and_what_is_held_is_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let published = open(dir.path(), 0);
+        for size in 1..200 {
+            published.cosign(&checkpoint(size), size).unwrap();
+        }
+        assert_eq!(published.held.lock().own.len(), KEPT);
+        let federation = federation();
+        let note = |size: u64| {
+            let log = (size, checkpoint(size).log_root);
+            let sign = |i: u8| Cosignature::sign(federation.id(), &secret(i).cosignature_key(), i.into(), log, 7);
+            (log, [3, 0, 1].map(sign).to_vec())
+        };
+        let (log, cosignatures) = note(150);
+        published.keep(log, cosignatures).unwrap();
+        let (older, cosignatures) = note(149);
+        published.keep(older, cosignatures).unwrap();
+        assert_eq!(published.newest().unwrap().size, 150);
+        fs::write(dir.path().join("checkpoint.new"), b"half").unwrap();
+        let again = open(dir.path(), 0);
+        assert_eq!(again.newest(), published.newest(), "a restart has it still");
+        again.newest().unwrap().verify(&federation).unwrap();
+        assert!(!dir.path().join("checkpoint.new").exists());
+    }
 }
