@@ -12,6 +12,7 @@ pub mod consensus;
 mod crash_test;
 pub mod crypto;
 mod error;
+pub mod export;
 mod failpoint;
 pub mod journal;
 pub mod net;

@@ -16,11 +16,12 @@ use exo_federation::config::{ClientFile, FederationFile, ReplicaFile, read_secre
 use exo_federation::consensus::{Checked, Effect, Event, Record, Step, Verified, Verifier};
 use exo_federation::crypto::merkle::Frontier;
 use exo_federation::journal::{Journal, JournalError, JournalOptions, JournalReader};
-use exo_federation::proof::{CommitProof, make_receipt, verify_receipt};
+use exo_federation::proof::{CommitProof, TlogProof, make_receipt, verify_receipt};
 use exo_federation::store::{AppendBatch, LogReader as _, Store, StoreOptions};
 use exo_federation::types::{
-    BatchRange, CommitCertificate, ConsensusMessage, ConsistencyQuery, Federation, Header, LogQuery, PeerId, ProofAnswer, ProofQuery, ReplicaStatus,
-    Request, Response, Role, SubmissionReceipt, SubmitOutcome, UpdateId, decode, encode,
+    BatchRange, CommitCertificate, ConsensusMessage, ConsistencyQuery, Cosignature, CosignatureQuery, Federation, Header, LogQuery, PeerId,
+    ProofAnswer, ProofQuery, PublishedCheckpoint, PublishedProof, ReplicaStatus, Request, Response, Role, SubmissionReceipt, SubmitOutcome, UpdateId,
+    decode, encode,
 };
 
 use fuzzing::federation::{core, federation, now, run};
@@ -84,6 +85,9 @@ fn requests() {
         log(LogQuery::FromSlot { slot: 3, max_bytes: 1 << 20 }),
         proof(ProofQuery::Sequence(4)),
         encode(&Request::Consistency(ConsistencyQuery { old: 3, new: Some(9) })).unwrap(),
+        encode(&Request::Cosignature(CosignatureQuery { size: 9, wait_ms: 10 })).unwrap(),
+        encode(&Request::Checkpoint).unwrap(),
+        encode(&Request::PublishedProof(ProofQuery::Sequence(4))).unwrap(),
         proof(ProofQuery::Id { update_id: UpdateId("update-3".into()), author: Some(author) }),
     ];
     check!().with_test_time(time()).with_generator(plans()).for_each(|plan: &Plan| {
@@ -97,6 +101,7 @@ fn requests() {
 fn responses() {
     static COUNTS: Counts = Counts::of("responses");
     let Committed { federation, proofs, receipt, range, .. } = committed();
+    let published = published(&federation, &proofs[0]);
     let proof = proofs[0].clone();
     let opening = proof.opening.map(|opening| (opening.salt, opening.data));
     let answer = ProofAnswer { leaf: proof.leaf, path: proof.path, header: proof.header, certificate: proof.certificate, opening };
@@ -135,11 +140,54 @@ fn responses() {
         Response::Log(range),
         Response::Proof(Some(Box::new(answer))),
         Response::Refused("no".into()),
+        Response::Cosignature(published.checkpoint.cosignatures.first().copied()),
+        Response::Checkpoint(Some(Box::new(published.checkpoint.clone()))),
+        Response::PublishedProof(Some(Box::new(PublishedProof { leaf: published.leaf, path: published.path, checkpoint: published.checkpoint }))),
     ]);
     let corpus: Vec<Vec<u8>> = responses.iter().map(|response| encode(response).unwrap()).collect();
     check!().with_test_time(time()).with_generator(plans()).for_each(|plan: &Plan| {
         COUNTS.input();
         decode_strictly::<Response>(&plan.apply(&corpus)).into_iter().for_each(|_| COUNTS.accepted());
+    });
+    COUNTS.report();
+}
+
+/// A checkpoint cosigned by a quorum, and a proof in it.
+fn published(federation: &Federation, proof: &CommitProof) -> TlogProof {
+    let (size, root) = (proof.header.last_sequence(), proof.header.log_root);
+    let sign = |i: u8| Cosignature::sign(federation.id(), &secret(i).cosignature_key(), i.into(), (size, root), 1_700_000_000 + u64::from(i));
+    let cosignatures = [0, 2, 3].map(sign).to_vec();
+    let checkpoint = PublishedCheckpoint::publish(federation.id(), &secret(2).cosignature_key(), 2, (size, root), cosignatures);
+    TlogProof { leaf: proof.leaf.clone(), path: proof.path.clone(), checkpoint }
+}
+
+/// Notes and tlog-proofs: whatever verifies says what a real one says.
+#[test]
+fn published_texts() {
+    static COUNTS: Counts = Counts::of("published_texts");
+    let Committed { federation, proofs, .. } = committed();
+    let real: Vec<TlogProof> = proofs.iter().map(|proof| published(&federation, proof)).collect();
+    let notes = real.iter().map(|proof| proof.checkpoint.to_note(&federation).into_bytes());
+    let corpus: Vec<Vec<u8>> = real.iter().map(|proof| proof.to_text(&federation).into_bytes()).chain(notes).collect();
+    check!().with_test_time(time()).with_generator(plans()).for_each(|plan: &Plan| {
+        COUNTS.input();
+        let bytes = plan.apply(&corpus);
+        if let Ok(note) = PublishedCheckpoint::from_note(&bytes, &federation) {
+            COUNTS.accepted();
+            if note.verify(&federation).is_ok() {
+                assert_eq!(PublishedCheckpoint::from_note(note.to_note(&federation).as_bytes(), &federation).as_ref(), Ok(&note));
+                let known = |real: &TlogProof| (real.checkpoint.size, real.checkpoint.root) == (note.size, note.root);
+                assert!(real.iter().any(known), "a changed note verifies: {note:?}");
+            }
+        }
+        if let Ok(proof) = TlogProof::from_text(&bytes, &federation) {
+            COUNTS.accepted();
+            if proof.verify(&federation).is_ok() {
+                assert_eq!(TlogProof::from_text(proof.to_text(&federation).as_bytes(), &federation).as_ref(), Ok(&proof));
+                let known = |real: &TlogProof| (&real.leaf, real.checkpoint.root) == (&proof.leaf, proof.checkpoint.root);
+                assert!(real.iter().any(known), "a changed proof verifies: {proof:?}");
+            }
+        }
     });
     COUNTS.report();
 }

@@ -6,17 +6,17 @@ mod proof_fixture;
 
 use std::path::PathBuf;
 
-use data_encoding::HEXLOWER;
+use data_encoding::{BASE64, HEXLOWER};
 use exo_federation::crypto::{Digest, PublicKey, ReplicaSecret, Signature, SigningKey, merkle};
-use exo_federation::proof::CommitProof;
+use exo_federation::proof::{CommitProof, TlogProof, policy_text};
 use exo_federation::types::{
-    Body, Checkpoint, CheckpointCertificate, Complaint, Federation, FederationId, Genesis, Header, Leaf, NewView, Phase, PreparedCertificate,
-    SignatureSet, StateUpdate, Submission, UpdateId, ViewChange, Vote, data_digest,
+    Body, Checkpoint, CheckpointCertificate, Complaint, Cosignature, Federation, FederationId, Genesis, Header, Leaf, NewView, Phase,
+    PreparedCertificate, PublishedCheckpoint, SignatureSet, StateUpdate, Submission, UpdateId, ViewChange, Vote, checkpoint_origin, data_digest,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-const KINDS: [&str; 15] = [
+const KINDS: [&str; 16] = [
     "data-digest",
     "leaf",
     "submission",
@@ -32,6 +32,7 @@ const KINDS: [&str; 15] = [
     "salt",
     "merkle",
     "commit-proof",
+    "published-checkpoint",
 ];
 
 fn hex(bytes: &[u8]) -> String {
@@ -159,6 +160,31 @@ fn proof_output(input: &Value) -> Value {
     })
 }
 
+/// A checkpoint of that federation's log, and the update's proof in it, in the forms of C2SP.
+fn published_output(input: &Value) -> Value {
+    let (federation, proof) = proof_fixture::proven(parse(&input["members"]));
+    assert_eq!(serde_json::to_value(federation.genesis()).unwrap(), input["genesis"], "the fixture's seeds have changed");
+    let log = (proof.header.last_sequence(), proof.header.log_root);
+    let sign = |cosigner: &Value| {
+        let member: u8 = parse(&cosigner["member"]);
+        Cosignature::sign(federation.id(), &proof_fixture::secret(member).cosignature_key(), member.into(), log, number(&cosigner["timestamp"]))
+    };
+    let cosignatures: Vec<Cosignature> = input["cosigners"].as_array().unwrap().iter().map(sign).collect();
+    let messages: Vec<Value> = cosignatures.iter().map(|c| String::from_utf8(c.signed_bytes(federation.id())).unwrap().into()).collect();
+    let signatures: Vec<Value> = cosignatures.iter().map(|c| hex(&c.signature.0).into()).collect();
+    let publisher: u8 = parse(&input["publisher"]);
+    let key = proof_fixture::secret(publisher).cosignature_key();
+    let checkpoint = PublishedCheckpoint::publish(federation.id(), &key, publisher.into(), log, cosignatures);
+    checkpoint.verify(&federation).unwrap();
+    let note = checkpoint.to_note(&federation);
+    let tlog_proof = TlogProof { leaf: proof.leaf, path: proof.path, checkpoint };
+    tlog_proof.verify(&federation).unwrap();
+    json!({
+        "origin": checkpoint_origin(federation.id()), "size": log.0, "root": log.1, "messages": messages, "signatures": signatures, "note": note,
+        "tlog_proof": tlog_proof.to_text(&federation), "policy": policy_text(&federation),
+    })
+}
+
 fn keys_output(input: &Value) -> Value {
     let secret = ReplicaSecret::from_bytes(array(&input["secret"]));
     let of = |key: SigningKey| -> PublicKey { key.public() };
@@ -199,6 +225,7 @@ fn output(kind: &str, input: &Value) -> Value {
         "salt" => json!({ "salt": hex(&SigningKey::from_seed(&array(&input["author_seed"])).salt_for(id(&input["update_id"]).0.as_bytes())) }),
         "merkle" => merkle_output(input),
         "commit-proof" => proof_output(input),
+        "published-checkpoint" => published_output(input),
         other => panic!("no such kind of vector: {other}"),
     }
 }
@@ -330,6 +357,39 @@ fn the_documented_statements_are_those_of_the_vectors() {
     }
 }
 
+/// The texts as C2SP writes them, without the library's writer.
+#[test]
+fn the_published_texts_are_those_of_c2sp() {
+    for (input, output) in cases("published-checkpoint") {
+        let text = |field: &str| output[field].as_str().unwrap().to_owned();
+        let body = format!("{}\n{}\n{}\n", text("origin"), output["size"], BASE64.encode(&bytes(&output["root"])));
+        assert_eq!(
+            text("origin"),
+            format!("exo-federation/{}", cases("genesis")[usize::from(input["members"] == 7)].1["federation_id"].as_str().unwrap())
+        );
+        let line = |name: &str, kind: u8, member: &Value, signature: &[u8]| {
+            use sha2::Digest as _;
+            let key = &input["genesis"]["members"][usize::try_from(number(member)).unwrap()]["cosignature_key"];
+            let id = sha2::Sha256::digest([name.as_bytes(), b"\n", &[kind], &bytes(key)].concat());
+            format!("\u{2014} {name} {}\n", BASE64.encode(&[&id[..4], signature].concat()))
+        };
+        let signed =
+            |member: &Value, message: &[u8]| proof_fixture::secret(u8::try_from(number(member)).unwrap()).cosignature_key().sign(message).0.to_vec();
+        let mut note = format!("{body}\n{}", line(&text("origin"), 1, &input["publisher"], &signed(&input["publisher"], body.as_bytes())));
+        for (at, cosigner) in input["cosigners"].as_array().unwrap().iter().enumerate() {
+            let (member, time) = (&cosigner["member"], number(&cosigner["timestamp"]));
+            let message = format!("cosignature/v1\ntime {time}\n{body}");
+            assert_eq!(output["messages"][at], message);
+            let signature = signed(member, message.as_bytes());
+            assert_eq!(output["signatures"][at], hex(&signature));
+            let name = format!("{}/replica-{member}", text("origin"));
+            note += &line(&name, 4, member, &[&time.to_be_bytes()[..], &signature].concat());
+        }
+        assert_eq!(text("note"), note);
+        assert!(text("tlog_proof").starts_with("c2sp.org/tlog-proof@v1\nextra ") && text("tlog_proof").ends_with(&format!("\n\n{note}")));
+    }
+}
+
 #[test]
 fn the_documented_derivations_are_those_of_the_vectors() {
     for (input, output) in cases("replica-keys") {
@@ -403,6 +463,11 @@ fn proof_input(members: u8, opening: bool) -> Value {
     json!({ "members": members, "opening": opening, "genesis": proof_fixture::federation(members).genesis() })
 }
 
+fn published_input(members: u8, cosigners: &[u8]) -> Value {
+    let cosigners: Vec<Value> = cosigners.iter().map(|member| json!({ "member": member, "timestamp": 1_700_000_000 + u64::from(*member) })).collect();
+    json!({ "members": members, "genesis": proof_fixture::federation(members).genesis(), "publisher": 1, "cosigners": cosigners })
+}
+
 fn inputs(kind: &str) -> Vec<Value> {
     let federation_id = repeated(0x11);
     let salt = hex(&[0x5a; 16]);
@@ -431,6 +496,7 @@ fn inputs(kind: &str) -> Vec<Value> {
             .map(|size: &u64| json!({ "leaves": (0..*size).map(|i| hex(&i.to_le_bytes())).collect::<Vec<_>>() }))
             .collect(),
         "commit-proof" => vec![proof_input(4, true), proof_input(4, false), proof_input(7, true)],
+        "published-checkpoint" => vec![published_input(4, &[0, 1, 3]), published_input(4, &[0, 1, 2, 3]), published_input(7, &[1, 2, 4, 5, 6])],
         other => panic!("no such kind of vector: {other}"),
     }
 }

@@ -198,7 +198,8 @@ fn every_change_of_a_batchs_row_is_named() {
     let (first, last) = (&batches[2].0, &batches[3].0);
     let swapped = replica.with_rows("batches", |rows| {
         let pair = [rows[first].clone(), rows[last].clone()];
-        (rows.insert(first.clone(), pair[1].clone()), rows.insert(last.clone(), pair[0].clone()));
+        rows.insert(first.clone(), pair[1].clone());
+        rows.insert(last.clone(), pair[0].clone());
     });
     assert!(!found(&swapped).is_empty(), "two rows swapped");
     every_change_beside_the_batches_is_named(&replica);

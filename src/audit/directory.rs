@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 
 use super::examiner::{CHUNK, Examiner, Found, Gap, Held};
+use super::published::PublishedNotes;
 use super::testimony::Testimony;
 use super::{AuditReport, Progress};
 use crate::consensus::{Record, batch_of_frame, header_of_frame, kind};
@@ -92,6 +93,8 @@ impl<'a, 'e> Directory<'a, 'e> {
 
     /// Everything that the directory holds.
     pub(super) fn audit(mut self, data: &Path) -> Result<Examiner<'e>, JournalError> {
+        // Before the history: a running replica publishes what its journal holds already.
+        self.examiner.published = PublishedNotes::read(data, self.examiner.federation, &mut self.examiner.report);
         self.open_log(data);
         let said = self.testimony.hear_votes(self.examiner.federation, &self.reader);
         said.into_iter().for_each(|found| self.examiner.report.convict(found));
@@ -393,7 +396,7 @@ fn read(reader: &JournalReader, send: &mpsc::SyncSender<Vec<Result<Frame, Damage
 }
 
 /// The batches of which body and certificate stand behind the certificate of a later slot: a repair wrote them again.
-fn given_back(reader: &JournalReader) -> BTreeMap<Slot, CommittedBatch> {
+pub(crate) fn given_back(reader: &JournalReader) -> BTreeMap<Slot, CommittedBatch> {
     let (mut batches, mut bodies, mut highest) = (BTreeMap::new(), BTreeMap::new(), 0);
     for frame in reader.segments_from(None).flatten() {
         let late = frame.tag < highest;

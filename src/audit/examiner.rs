@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rayon::prelude::*;
 
 use super::ledger::Ledger;
+use super::published::PublishedNotes;
 use super::report::AuditReport;
 use super::state::{AuditState, STATE_FORMAT};
 use super::statistics::Statistics;
@@ -91,6 +92,8 @@ pub(super) struct Examiner<'a> {
     pub(super) report: AuditReport,
     /// The log beside the journal, to compare with.
     pub(super) log: Option<StoreReader>,
+    /// What the replica published.
+    pub(super) published: PublishedNotes,
     ledger: &'a mut Ledger,
     target: usize,
     /// The first place where this target and an earlier one differ, with this target's certificate.
@@ -120,6 +123,7 @@ impl<'a> Examiner<'a> {
             chain: ChainVerifier::genesis(),
             report,
             log: None,
+            published: PublishedNotes::default(),
             ledger,
             target,
             fork: None,
@@ -284,6 +288,7 @@ impl<'a> Examiner<'a> {
         }
         self.compare_with_log(batch, checked.leaf_hashes.as_deref());
         self.compare_with_others(batch, place);
+        self.published.compare(header, &mut self.report);
         self.tip = Some(header.clone());
     }
 
@@ -382,6 +387,7 @@ impl<'a> Examiner<'a> {
         self.report.slot = self.chain.slot();
         self.report.log_root = self.chain.log_root();
         if self.report.complete && !self.done {
+            self.published.miss(&mut self.report);
             for (path, proof) in options.old_proofs.behind(self.chain.slot()) {
                 let expected = format!("slot {} with header {} of {}", proof.header.slot, proof.header.digest(), path.display());
                 let found = format!("the history ends at slot {}", self.chain.slot());

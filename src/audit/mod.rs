@@ -14,12 +14,15 @@ mod old_proofs;
 mod options;
 mod page;
 mod plot;
+mod published;
 mod report;
 mod rules;
 mod state;
 mod statistics;
 mod summary;
 mod testimony;
+
+pub(crate) use directory::given_back;
 
 pub use diff::{Comparison, Difference, End, Side, Which, diff};
 pub use live::FollowEvent;

@@ -18,6 +18,10 @@ pub fn explain(rule: &str) -> (&'static str, &'static str) {
             "the stored checkpoint is not signed by a quorum, or is of another history",
             "exofed recover rebuilds the log, and with it the checkpoints",
         ),
+        "published" => (
+            "what this replica published of its log is damaged, or is not what its history says",
+            "the next checkpoint replaces it; if its signatures hold and its root is another, keep this copy and compare it with other replicas'",
+        ),
         "quorum" => (
             "nothing proves that the federation committed this batch: the certificate is short, or signatures in it are false",
             "compare with another replica's copy (several targets in one audit); this copy proves nothing here",

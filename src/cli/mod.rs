@@ -5,10 +5,12 @@
 
 mod audit;
 mod backup;
+mod checkpoint;
 mod crash_test;
 mod demo;
 mod diff;
 mod evidence;
+mod export;
 mod init;
 mod log;
 mod proof;
@@ -61,6 +63,9 @@ enum Command {
     Log(log::Log),
     Proof(proof::Proof),
     Verify(proof::Verify),
+    Checkpoint(checkpoint::Checkpoint),
+    #[command(subcommand)]
+    Export(export::Export),
     Audit(audit::Audit),
     Diff(diff::Diff),
     #[command(subcommand)]
@@ -129,6 +134,8 @@ async fn dispatch(command: Command) -> Result<u8, Problem> {
         Command::Log(log) => log.run().await,
         Command::Proof(proof) => proof.run().await,
         Command::Verify(verify) => verify.run(),
+        Command::Checkpoint(checkpoint) => checkpoint.run().await,
+        Command::Export(export) => export.run().await,
         Command::Audit(audit) => return audit.run().await,
         Command::Diff(diff) => return diff.run().await,
         Command::Evidence(evidence) => evidence.run().await,

@@ -11,10 +11,10 @@ use crate::crypto::SigningKey;
 use crate::error::FederationError;
 use crate::net::{ClientConnection, NetOptions};
 use crate::proof::chain::{AuthorSignatures, check_batch};
-use crate::proof::{CommitProof, ConsistencyProof, verify_receipt};
+use crate::proof::{CommitProof, ConsistencyProof, TlogProof, verify_receipt};
 use crate::types::{
-    BatchRange, CommittedBatch, ConsistencyQuery, Evidence, Federation, LogQuery, MAX_FRAME_BYTES, ProofQuery, ReplicaStatus, Request, Response,
-    Sequence, StateUpdate, Submission, SubmitOutcome, TimestampMs, UpdateId, decode, encode,
+    BatchRange, CommittedBatch, ConsistencyQuery, Evidence, Federation, LogQuery, MAX_FRAME_BYTES, ProofQuery, PublishedCheckpoint, ReplicaStatus,
+    Request, Response, Sequence, StateUpdate, Submission, SubmitOutcome, TimestampMs, UpdateId, decode, encode,
 };
 
 /// What became of a submission, as far as it could be verified.
@@ -195,17 +195,9 @@ impl Client {
             let answer = answer.ok_or_else(|| self.wrong(replica, NOT_FOUND))?;
             let proof = CommitProof::from(*answer);
             proof.verify(&self.federation)?;
-            let asked = match query {
-                ProofQuery::Sequence(sequence) => proof.leaf.sequence == *sequence,
-                ProofQuery::Id { update_id, author } => proof.leaf.update_id == *update_id && author.is_none_or(|a| a == proof.leaf.author),
-            };
-            if asked { Ok(proof) } else { Err(self.wrong(replica, "the proof of another update")) }
+            if query.asks_for(&proof.leaf) { Ok(proof) } else { Err(self.wrong(replica, "the proof of another update")) }
         });
-        match found.await {
-            Ok(proof) => Ok(Some(proof)),
-            Err(FederationError::Answer { problem, .. }) if problem == NOT_FOUND => Ok(None),
-            Err(error) => Err(error),
-        }
+        found_or_none(found.await)
     }
 
     /// The verified proof that the log after the batch that holds one sequence number is the beginning of the log after a later one, or of the log
@@ -224,11 +216,38 @@ impl Client {
             let asked = proof.old_size >= query.old && query.new.is_none_or(|asked| (new.first_sequence..=new.last_sequence()).contains(&asked));
             if asked { Ok(proof) } else { Err(self.wrong(replica, "the proof of other logs")) }
         });
-        match found.await {
-            Ok(proof) => Ok(Some(proof)),
-            Err(FederationError::Answer { problem, .. }) if problem == NOT_FOUND => Ok(None),
-            Err(error) => Err(error),
-        }
+        found_or_none(found.await)
+    }
+
+    /// The newest checkpoint that a replica published, verified: of the first replica that answers with one; `None` if none has one.
+    ///
+    /// # Errors
+    /// [`FederationError`] if no replica answers, or none gives a checkpoint that verifies.
+    pub async fn checkpoint(&self) -> Result<Option<PublishedCheckpoint>, FederationError> {
+        let timeout = Duration::from_millis(self.options.attempt_timeout_ms);
+        let found = self.ask_any(&Request::Checkpoint, timeout, |replica, response| {
+            let Response::Checkpoint(answer) = response else { return Err(self.wrong(replica, "another answer than a checkpoint")) };
+            let checkpoint = *answer.ok_or_else(|| self.wrong(replica, NOT_FOUND))?;
+            checkpoint.verify(&self.federation).map_err(|e| self.wrong(replica, e.to_string()))?;
+            Ok(checkpoint)
+        });
+        found_or_none(found.await)
+    }
+
+    /// The verified proof of an update in a published checkpoint; `None` if no replica that answers has the update.
+    ///
+    /// # Errors
+    /// [`FederationError`] if no replica answers, none has published a checkpoint that holds the update yet, or none gives a proof that verifies.
+    pub async fn published_proof(&self, query: &ProofQuery) -> Result<Option<TlogProof>, FederationError> {
+        let request = Request::PublishedProof(query.clone());
+        let timeout = Duration::from_millis(self.options.attempt_timeout_ms);
+        let found = self.ask_any(&request, timeout, |replica, response| {
+            let Response::PublishedProof(answer) = response else { return Err(self.wrong(replica, "another answer than a proof")) };
+            let proof = TlogProof::from(*answer.ok_or_else(|| self.wrong(replica, NOT_FOUND))?);
+            proof.verify(&self.federation).map_err(|e| self.wrong(replica, e.to_string()))?;
+            if query.asks_for(&proof.leaf) { Ok(proof) } else { Err(self.wrong(replica, "the proof of another update")) }
+        });
+        found_or_none(found.await)
     }
 
     /// The evidence that each replica holds, verified; or why it does not say. What does not verify is an error of who sent it.
@@ -349,6 +368,15 @@ impl Client {
             proofs.push(proof);
         }
         Ok(proofs)
+    }
+}
+
+/// That a replica does not have what was asked for is an answer.
+fn found_or_none<T>(found: Result<T, FederationError>) -> Result<Option<T>, FederationError> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(FederationError::Answer { problem, .. }) if problem == NOT_FOUND => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

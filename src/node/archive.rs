@@ -5,9 +5,10 @@ use std::sync::Arc;
 use crate::consensus::CheckedBody;
 use crate::journal::JournalReader;
 use crate::recovery::{BodyProblem, body_of};
-use crate::store::{LogReader, StoreError, StoreReader, StoredBatch};
+use crate::store::{Damage, LogReader, StoreError, StoreReader, StoredBatch};
 use crate::types::{
-    BatchRange, CommittedBatch, ConsistencyAnswer, ConsistencyQuery, Evidence, Federation, LogQuery, ProofAnswer, ProofQuery, Sequence, Submission,
+    BatchRange, CommittedBatch, ConsistencyAnswer, ConsistencyQuery, Evidence, Federation, LogQuery, ProofAnswer, ProofQuery, PublishedCheckpoint,
+    PublishedProof, Response, Sequence, Submission,
 };
 
 /// Why something committed could not be read. Damage is named and never served.
@@ -107,6 +108,25 @@ impl<R: LogReader> Archive<R> {
         let path = self.rows.prove_consistency(&old.header, &new.header)?;
         let (old_size, old_root) = (old.header.last_sequence(), old.header.log_root);
         Ok(Some(ConsistencyAnswer { old_size, old_root, path, header: new.header, certificate: new.certificate }))
+    }
+
+    /// The proof that a query asks for, in a published checkpoint.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub fn published_proof(&self, query: &ProofQuery, checkpoint: &PublishedCheckpoint) -> Result<Response, ArchiveError> {
+        let Some(ProofAnswer { leaf, .. }) = self.proof(query)? else { return Ok(Response::PublishedProof(None)) };
+        let (sequence, size) = (leaf.sequence, checkpoint.size);
+        if sequence > size {
+            let every = self.federation.parameters().checkpoint_slots;
+            let refusal = format!("entry {sequence} is not yet in a published checkpoint: the newest has {size} entries, one is every {every} slots");
+            return Ok(Response::Refused(refusal));
+        }
+        let damaged = || StoreError::Damaged(Damage::Merkle { sequence: size });
+        let end = self.rows.row_at_sequence(size)?.map(|row| row.header).filter(|header| header.last_sequence() == size);
+        let end = end.filter(|header| header.log_root == checkpoint.root).ok_or_else(damaged)?;
+        let path = self.rows.prove(sequence, leaf.hash(), &end)?;
+        Ok(Response::PublishedProof(Some(Box::new(PublishedProof { leaf, path, checkpoint: checkpoint.clone() }))))
     }
 
     /// The evidence against members that contradicted themselves.

@@ -8,7 +8,9 @@ use super::state_machine::LogEntry;
 use crate::crypto::SigningKey;
 use crate::error::FederationError;
 use crate::proof::{CommitProof, verify_receipt};
-use crate::types::{CommittedBatch, Evidence, LogQuery, ProofQuery, ReplicaStatus, Sequence, StateUpdate, Submission, SubmitOutcome, TimestampMs};
+use crate::types::{
+    CommittedBatch, Evidence, LogQuery, ProofQuery, PublishedCheckpoint, ReplicaStatus, Sequence, StateUpdate, Submission, SubmitOutcome, TimestampMs,
+};
 
 /// The outcome of [`Handle::byzantine_commit`]. The two Insufficient results mean that the outcome is unknown: ask by update id.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,6 +96,12 @@ impl Handle {
     pub async fn read(&self, from: Sequence, max_bytes: u64) -> Result<Vec<CommittedBatch>, FederationError> {
         let query = LogQuery::FromSequence { sequence: from, max_bytes, wait_ms: 0 };
         Ok(self.service.log(query).await.map_err(|e| self.problem(&e))?.batches)
+    }
+
+    /// The newest checkpoint that a quorum cosigned, if this replica holds one.
+    #[must_use]
+    pub fn checkpoint(&self) -> Option<PublishedCheckpoint> {
+        self.service.published.newest().map(|newest| PublishedCheckpoint::clone(&newest))
     }
 
     /// The evidence that this replica holds against members that contradicted themselves; it is kept over restarts.

@@ -5,17 +5,24 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use tokio::sync::mpsc::Sender as AsyncSender;
+
+use super::cosigner::{Agreed, announce};
 use super::driver::Input;
 use super::keeper::{Keeper, Kept, LogInput};
 use super::shared::Shared;
 use crate::consensus::Event;
 use crate::store::Store;
+use crate::types::Checkpoint;
 
 /// The log and whom it tells.
 pub(super) struct LogWriter {
     pub(super) keeper: Keeper<Store>,
     pub(super) shared: Arc<Shared>,
     pub(super) core: Sender<Input>,
+    pub(super) agreed: Agreed,
+    /// To whoever cosigns checkpoints.
+    pub(super) cosigner: AsyncSender<Checkpoint>,
 }
 
 impl LogWriter {
@@ -23,12 +30,17 @@ impl LogWriter {
     pub(super) fn run(mut self, inputs: &Receiver<LogInput>) {
         while let Ok(input) = inputs.recv() {
             let appends = matches!(input, LogInput::Append(..));
+            let stable = if let LogInput::Stable(certificate) = &input { Some(certificate.checkpoint) } else { None };
             let kept = self.keeper.keep(input, wall_clock());
             if appends {
                 self.shared.counters.log_backlog.fetch_sub(1, Ordering::Relaxed);
             }
             match kept {
-                Ok(kept) => self.tell(kept),
+                Ok(kept) => {
+                    let agreed = [stable.and_then(|stable| self.agreed.stable(stable)), kept.durable.and_then(|own| self.agreed.durable(own))];
+                    agreed.into_iter().flatten().for_each(|checkpoint| announce(&self.cosigner, checkpoint));
+                    self.tell(kept);
+                }
                 Err(error) => return self.shared.stop(&error.to_string()),
             }
         }

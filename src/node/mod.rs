@@ -5,6 +5,7 @@
 
 mod archive;
 mod catch_up;
+mod cosigner;
 mod driver;
 mod handle;
 mod inbound;
@@ -12,6 +13,7 @@ pub(crate) mod keeper;
 mod log;
 mod outbox;
 pub(crate) mod pipeline;
+mod published;
 mod repair;
 mod service;
 mod shared;
@@ -40,12 +42,14 @@ use crate::recovery::{DataDir, Inputs, Recovered, RecoveryReport, Suspicion, rec
 use crate::store::StoreOptions;
 use crate::types::{Federation, MessageClass, ReplicaIndex};
 use catch_up::CatchUp;
+use cosigner::{Agreed, Cosigner};
 use driver::{Driver, Input};
 use inbound::Gate;
 use keeper::Keeper;
 use log::LogWriter;
 use outbox::Outbox;
 use pipeline::Pipeline;
+use published::Published;
 use service::{Answering, Service};
 use shared::Shared;
 use writer::Writer;
@@ -150,10 +154,14 @@ impl Node {
         let shared = Arc::new(Shared::new(core.status(), store.head().sequence));
         let verifier = Arc::new(Verifier::new(federation.clone()));
         let (core_in, core_inputs) = mpsc::channel();
+        let (agreed, stable) = Agreed::at_start(&store.reader(), &durable)?;
+        let before = stable.map_or(0, |stable| stable.sequence);
+        let published = Arc::new(Published::open(federation.clone(), me, secret.cosignature_key(), data, before));
         let service = Arc::new(Service {
             peer: federation.peer(me).cloned().ok_or_else(|| FederationError::Stopped("no such member".into()))?,
             archive: Archive::new(federation.clone(), store.reader(), journal.reader(), node.max_answer_bytes),
             federation: federation.clone(),
+            published: published.clone(),
             verifier: verifier.clone(),
             shared: shared.clone(),
             core: core_in.clone(),
@@ -165,7 +173,7 @@ impl Node {
         let (frames_in, frames) = tokio::sync::mpsc::unbounded_channel();
         let identity = NetIdentity { index: me, transport_key: secret.transport_key() };
         let answering = Arc::new(Answering(service.clone()));
-        let net = Arc::new(Net::start(federation, identity, listen, addresses, net, frames_in, answering).await?);
+        let net = Arc::new(Net::start(federation.clone(), identity, listen, addresses, net, frames_in, answering).await?);
         let _ = service.net.set(Arc::downgrade(&net));
         let outbox = Outbox { net: net.clone() };
         let rotate = Arc::new(AtomicBool::new(false));
@@ -185,7 +193,10 @@ impl Node {
             group_steps: usize::try_from(node.group_steps).unwrap_or(1),
             last_sync: started,
         };
-        let log = LogWriter { keeper: Keeper::new(store), shared: shared.clone(), core: core_in.clone() };
+        let (cosigner_in, checkpoints) = tokio::sync::mpsc::channel(cosigner::QUEUE);
+        stable.into_iter().for_each(|stable| cosigner::announce(&cosigner_in, stable));
+        tokio::spawn(Cosigner { federation, published, net: net.clone(), shared: shared.clone() }.run(checkpoints));
+        let log = LogWriter { keeper: Keeper::new(store), shared: shared.clone(), core: core_in.clone(), agreed, cosigner: cosigner_in };
         let tick = Duration::from_millis(node.tick_ms);
         let driver = Driver { core, durable, verifier: verifier.clone(), shared: shared.clone(), outbox, writer: writer_in, rotate, started, tick };
         let mut threads = gates(frames, &verifier, &shared, &core_in)?;

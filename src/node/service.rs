@@ -10,11 +10,14 @@ use bytes::Bytes;
 
 use super::archive::{Archive, ArchiveError};
 use super::driver::Input;
+use super::published::Published;
 use super::shared::Shared;
 use crate::consensus::{Event, Verifier, Waiter};
 use crate::net::{Caller, Net, RequestHandler};
 use crate::recovery::RecoveryReport;
-use crate::types::{BatchRange, Federation, LogQuery, PeerId, ReplicaStatus, Request, Response, Role, Submission, SubmitOutcome, decode, encode};
+use crate::types::{
+    BatchRange, Federation, LogQuery, PeerId, PublishedCheckpoint, ReplicaStatus, Request, Response, Role, Submission, SubmitOutcome, decode, encode,
+};
 
 /// The longest that a log query may wait for something new.
 const MAX_WAIT: Duration = Duration::from_secs(30);
@@ -24,6 +27,7 @@ pub(super) struct Service {
     pub(super) federation: Arc<Federation>,
     pub(super) peer: PeerId,
     pub(super) archive: Archive,
+    pub(super) published: Arc<Published>,
     pub(super) verifier: Arc<Verifier>,
     pub(super) shared: Arc<Shared>,
     pub(super) core: Sender<Input>,
@@ -120,30 +124,31 @@ impl Service {
                 Ok(range) => Response::Log(range),
                 Err(error) => refused(&error),
             },
-            Request::Evidence => {
-                let archive = self.archive.clone();
-                match tokio::task::spawn_blocking(move || archive.evidence()).await {
-                    Ok(Ok(evidence)) => Response::Evidence(evidence),
-                    Ok(Err(error)) => refused(&error),
-                    Err(_) => Response::Refused("the replica is stopping".into()),
-                }
+            Request::Evidence => self.read(|archive| archive.evidence().map(Response::Evidence)).await,
+            Request::Consistency(query) => self.read(move |archive| Ok(Response::Consistency(archive.consistency(query)?.map(Box::new)))).await,
+            Request::Proof(query) => self.read(move |archive| Ok(Response::Proof(archive.proof(&query)?.map(Box::new)))).await,
+            Request::Cosignature(query) => {
+                Response::Cosignature(self.published.own(query.size, Duration::from_millis(query.wait_ms).min(MAX_WAIT)).await)
             }
-            Request::Consistency(query) => {
-                let archive = self.archive.clone();
-                match tokio::task::spawn_blocking(move || archive.consistency(query)).await {
-                    Ok(Ok(answer)) => Response::Consistency(answer.map(Box::new)),
-                    Ok(Err(error)) => refused(&error),
-                    Err(_) => Response::Refused("the replica is stopping".into()),
-                }
-            }
-            Request::Proof(query) => {
-                let archive = self.archive.clone();
-                match tokio::task::spawn_blocking(move || archive.proof(&query)).await {
-                    Ok(Ok(answer)) => Response::Proof(answer.map(Box::new)),
-                    Ok(Err(error)) => refused(&error),
-                    Err(_) => Response::Refused("the replica is stopping".into()),
-                }
-            }
+            Request::Checkpoint => Response::Checkpoint(self.published.newest().map(|newest| Box::new(PublishedCheckpoint::clone(&newest)))),
+            Request::PublishedProof(query) => match self.published.newest() {
+                Some(newest) => self.read(move |archive| archive.published_proof(&query, &newest)).await,
+                None => Response::Refused(format!("no checkpoint was published yet: one is every {} slots", self.checkpoint_slots())),
+            },
+        }
+    }
+
+    fn checkpoint_slots(&self) -> u64 {
+        self.federation.parameters().checkpoint_slots
+    }
+
+    /// Reads what is committed, on a thread that may wait for the disk.
+    async fn read(&self, read: impl FnOnce(&Archive) -> Result<Response, ArchiveError> + Send + 'static) -> Response {
+        let archive = self.archive.clone();
+        match tokio::task::spawn_blocking(move || read(&archive)).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => refused(&error),
+            Err(_) => Response::Refused("the replica is stopping".into()),
         }
     }
 }

@@ -8,15 +8,19 @@ mod commit;
 mod consistency;
 mod evidence;
 mod json;
+mod note;
 mod page;
 mod receipt;
+mod tlog_proof;
 
 pub use commit::{CommitProof, Opening, PROOF_MAGIC, VerifiedProof};
 pub use consistency::{CONSISTENCY_FORMAT, ConsistencyProof};
 pub use evidence::EVIDENCE_FORMAT;
 pub use json::PROOF_FORMAT;
+pub use note::{MAX_NOTE_BYTES, NoteError, policy_text};
 pub use page::VERIFIER_SCRIPT;
 pub use receipt::{ReceiptMaker, make_receipt, verify_receipt};
+pub use tlog_proof::{TLOG_PROOF_FORMAT, TlogProof, TlogProofError};
 
 use crate::crypto::{Digest, PublicKey};
 use crate::types::{CertificateError, CodecError, Epoch, EvidenceError, EvidenceRule, Federation, FederationId, Header, Sequence, UpdateIdError};

@@ -132,6 +132,18 @@ impl DataDir {
         self.0.join("wanted")
     }
 
+    /// The newest published checkpoint, as a signed note.
+    #[must_use]
+    pub fn checkpoint(&self) -> PathBuf {
+        self.0.join("checkpoint")
+    }
+
+    /// This replica's newest cosignature, as a signed note.
+    #[must_use]
+    pub fn cosignature(&self) -> PathBuf {
+        self.0.join("cosignature")
+    }
+
     /// The directory that holds `log/`.
     #[must_use]
     pub fn store(&self) -> &Path {

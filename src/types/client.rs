@@ -6,7 +6,8 @@ use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CommitCertificate, CommittedBatch, Epoch, Evidence, FederationId, Header, Leaf, PeerId, Sequence, Slot, Submission, TimestampMs, UpdateId, View,
+    CommitCertificate, CommittedBatch, Cosignature, Epoch, Evidence, FederationId, Header, Leaf, PeerId, PublishedCheckpoint, PublishedProof,
+    Sequence, Slot, Submission, TimestampMs, UpdateId, View,
 };
 use crate::crypto::{Digest, PublicKey};
 
@@ -25,6 +26,21 @@ pub enum Request {
     Evidence,
     /// That an older log is the beginning of a newer one.
     Consistency(ConsistencyQuery),
+    /// The replica's own cosignature of the log at one size.
+    Cosignature(CosignatureQuery),
+    /// The newest published checkpoint.
+    Checkpoint,
+    /// The proof for one update in the newest published checkpoint.
+    PublishedProof(ProofQuery),
+}
+
+/// Which cosignature is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct CosignatureQuery {
+    /// Of the log of how many entries.
+    pub size: u64,
+    /// How long to wait until the replica has come that far, ms; the replica has a limit of its own.
+    pub wait_ms: u64,
 }
 
 /// Which two states of the log: after the batches that hold these sequence numbers.
@@ -71,6 +87,17 @@ pub enum ProofQuery {
     },
 }
 
+impl ProofQuery {
+    /// Whether a leaf is what was asked for.
+    #[must_use]
+    pub fn asks_for(&self, leaf: &Leaf) -> bool {
+        match self {
+            Self::Sequence(sequence) => leaf.sequence == *sequence,
+            Self::Id { update_id, author } => leaf.update_id == *update_id && author.is_none_or(|author| author == leaf.author),
+        }
+    }
+}
+
 /// The answer to a [`Request`].
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum Response {
@@ -88,6 +115,12 @@ pub enum Response {
     Evidence(Vec<Evidence>),
     /// To `Consistency`; `None` if the replica's log does not hold both.
     Consistency(Option<Box<ConsistencyAnswer>>),
+    /// To `Cosignature`; `None` if the replica cosigned no log of this size, or long ago.
+    Cosignature(Option<Cosignature>),
+    /// To `Checkpoint`; `None` before the first.
+    Checkpoint(Option<Box<PublishedCheckpoint>>),
+    /// To `PublishedProof`; `None` if the replica's log holds no such update.
+    PublishedProof(Option<Box<PublishedProof>>),
 }
 
 /// What makes a consistency proof; `proof::ConsistencyProof` is its portable form.

@@ -185,6 +185,7 @@ pub struct Federation {
     id: FederationId,
     membership_digest: Digest,
     consensus: Vec<VerifyingKey>,
+    cosignature: Vec<VerifyingKey>,
     authors: BTreeMap<PublicKey, VerifyingKey>,
 }
 
@@ -218,11 +219,11 @@ impl Federation {
             let verifying = checked(key).map_err(|error| GenesisError::Key { role, label: label.to_owned(), error })?;
             if seen.insert(key) { Ok(verifying) } else { Err(GenesisError::Duplicate(format!("key {key}"))) }
         };
-        let mut consensus = Vec::with_capacity(actual);
+        let (mut consensus, mut cosignature) = (Vec::with_capacity(actual), Vec::with_capacity(actual));
         for member in &genesis.members {
             consensus.push(admit("consensus", &member.peer.0, member.consensus_key)?);
             admit("transport", &member.peer.0, member.transport_key)?;
-            admit("cosignature", &member.peer.0, member.cosignature_key)?;
+            cosignature.push(admit("cosignature", &member.peer.0, member.cosignature_key)?);
         }
         let mut authors = BTreeMap::new();
         for author in &genesis.authors {
@@ -233,7 +234,7 @@ impl Federation {
         }
         let id = FederationId(genesis.write(Canonical::hash("exo-federation/v1/genesis\0")).digest());
         let membership_digest = write_members(&genesis.members, Canonical::hash("exo-federation/v1/membership\0").u64(0)).digest();
-        Ok(Self { genesis, id, membership_digest, consensus, authors })
+        Ok(Self { genesis, id, membership_digest, consensus, cosignature, authors })
     }
 
     /// The federation's id: H(tag, canonical genesis).
@@ -311,6 +312,12 @@ impl Federation {
     #[must_use]
     pub fn consensus_key(&self, index: ReplicaIndex) -> Option<&VerifyingKey> {
         self.consensus.get(usize::from(index))
+    }
+
+    /// The key that checks a member's cosignatures of published checkpoints.
+    #[must_use]
+    pub fn cosignature_key(&self, index: ReplicaIndex) -> Option<&VerifyingKey> {
+        self.cosignature.get(usize::from(index))
     }
 
     /// An admitted author's key; `None` for anyone else.

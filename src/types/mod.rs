@@ -8,11 +8,13 @@ mod checkpoint;
 mod claim;
 mod client;
 mod codec;
+mod cosignature;
 mod evidence;
 mod genesis;
 mod hex;
 mod message;
 mod parameters;
+mod published;
 mod update;
 mod view_change;
 mod vote;
@@ -21,15 +23,17 @@ pub use batch::{BatchKind, Body, BodyDigests, CommittedBatch, HEADER_VERSION, He
 pub use checkpoint::{Checkpoint, CheckpointCertificate, SignedCheckpoint};
 pub use claim::{BodyClaim, NewViewClaim, PreparedClaim, StableClaim, SubmissionClaim, UpdateClaim, ViewChangeClaim};
 pub use client::{
-    BatchRange, ConsistencyAnswer, ConsistencyQuery, LogQuery, ProofAnswer, ProofQuery, ReplicaStatus, Request, Response, Role, SubmissionReceipt,
-    SubmitOutcome,
+    BatchRange, ConsistencyAnswer, ConsistencyQuery, CosignatureQuery, LogQuery, ProofAnswer, ProofQuery, ReplicaStatus, Request, Response, Role,
+    SubmissionReceipt, SubmitOutcome,
 };
 pub use codec::{CodecError, MAX_FRAME_BYTES, decode, decode_front, encode};
+pub use cosignature::{Cosignature, CosignatureError, NoteKey, NoteKeyKind, ORIGIN_PREFIX, checkpoint_origin, checkpoint_text};
 pub use evidence::{Convicted, Conviction, Evidence, EvidenceError, EvidenceRule, Growth, InvalidVote, MAX_EVIDENCE_BYTES, Signed, Unfaithful};
 pub use genesis::{Author, Federation, Genesis, GenesisError, Member, Reader, byzantine_threshold, fault_limit, weak_quorum};
 pub use message::{ConsensusMessage, FetchBody, MessageClass, Rejoin, RejoinAnswer, SignedProposal, Status};
 pub use parameters::Parameters;
-pub use update::{LEAF_VERSION, Leaf, StateUpdate, Submission, SubmissionDigests, SubmittedUpdate, UpdateId, UpdateIdError, data_digest};
+pub use published::{PublishedCheckpoint, PublishedError, PublishedProof};
+pub use update::{LEAF_VERSION, Leaf, LeafError, StateUpdate, Submission, SubmissionDigests, SubmittedUpdate, UpdateId, UpdateIdError, data_digest};
 pub use view_change::{Complaint, NewView, SignedComplaint, ViewChange};
 pub use vote::{CertificateError, CommitCertificate, CommitMessage, Phase, PreparedCertificate, SignatureSet, SignedVote, Vote};
 

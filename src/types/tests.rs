@@ -85,3 +85,45 @@ fn the_codec_refuses_what_is_not_exact() {
     let bomb = [&(1u64 << 62).to_le_bytes()[..], &[0]].concat();
     assert!(matches!(decode::<Vec<u64>>(&bomb), Err(CodecError::Malformed(_))));
 }
+
+#[test]
+fn a_cosignature_binds_every_field_and_its_member() {
+    let federation = Federation::new(genesis(4)).unwrap();
+    let key = |member: u8| ReplicaSecret::from_bytes([member + 1; 32]).cosignature_key();
+    let root = crate::crypto::sha256(b"root");
+    let good = Cosignature::sign(federation.id(), &key(2), 2, (64, root), 1_700_000_000);
+    good.verify(&federation).unwrap();
+    assert_eq!(
+        String::from_utf8(good.signed_bytes(federation.id())).unwrap(),
+        format!("cosignature/v1\ntime 1700000000\nexo-federation/{}\n64\n{}\n", federation.id(), data_encoding::BASE64.encode(&root.0))
+    );
+    let changes: [fn(&mut Cosignature); 5] =
+        [|c| c.replica = 1, |c| c.size += 1, |c| c.root.0[31] ^= 1, |c| c.timestamp += 1, |c| c.signature.0[0] ^= 1];
+    for change in changes {
+        let mut changed = good;
+        change(&mut changed);
+        assert!(matches!(changed.verify(&federation), Err(CosignatureError::BadSignature { .. })), "{changed:?}");
+    }
+    let nobody = Cosignature { replica: 4, ..good };
+    assert_eq!(nobody.verify(&federation), Err(CosignatureError::UnknownMember { index: 4, members: 4 }));
+    let late = Cosignature { timestamp: 1 << 63, ..good };
+    assert!(matches!(late.verify(&federation), Err(CosignatureError::Timestamp { .. })));
+    let consensus = Cosignature::sign(federation.id(), &ReplicaSecret::from_bytes([3; 32]).consensus_key(), 2, (64, root), 1_700_000_000);
+    assert!(consensus.verify(&federation).is_err(), "the key for votes is not the one for cosignatures");
+}
+
+#[test]
+fn a_verifier_key_has_the_form_of_signed_note() {
+    let federation = Federation::new(genesis(4)).unwrap();
+    let (log, cosigner) = (NoteKeyKind::Log, NoteKeyKind::Cosigner);
+    let keys: Vec<NoteKey> = [log, cosigner].into_iter().map(|kind| NoteKey::of_member(&federation, 0, kind).unwrap()).collect();
+    assert_eq!(keys[0].name, format!("exo-federation/{}", federation.id()));
+    assert_eq!(keys[1].name, format!("exo-federation/{}/replica-0", federation.id()));
+    assert_ne!(keys[0].id(), keys[1].id());
+    assert!(NoteKey::of_member(&federation, 4, log).is_none());
+    // Known answer: `PeterNeumann` of golang.org/x/mod/sumdb/note.
+    let text = "ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW";
+    let material = data_encoding::BASE64.decode(text.as_bytes()).unwrap();
+    let known = NoteKey { name: "PeterNeumann".into(), kind: log, key: crate::crypto::PublicKey(material[1..].try_into().unwrap()) };
+    assert_eq!(known.vkey(), format!("PeterNeumann+c74f20a3+{text}"));
+}

@@ -164,6 +164,37 @@ pub(super) fn submission_digest<'a>(
 /// The version byte pair that every leaf begins with.
 pub const LEAF_VERSION: u16 = 1;
 
+/// Why bytes are no leaf.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LeafError {
+    /// Too short or too long.
+    #[error("{actual} bytes are not the length of the leaf that they begin like")]
+    Length {
+        /// The bytes given.
+        actual: usize,
+    },
+    /// Of another format.
+    #[error("the leaf is of version {found}, expected {expected}")]
+    Version {
+        /// [`LEAF_VERSION`].
+        expected: u16,
+        /// The one found.
+        found: u16,
+    },
+    /// An update id that is no UTF-8.
+    #[error("the leaf's update id is no UTF-8")]
+    NotText,
+    /// An update id whose length is out of bounds.
+    #[error(transparent)]
+    UpdateId(#[from] UpdateIdError),
+}
+
+fn take<const N: usize>(rest: &mut &[u8], whole: &[u8]) -> Result<[u8; N], LeafError> {
+    let (front, behind) = rest.split_first_chunk::<N>().ok_or(LeafError::Length { actual: whole.len() })?;
+    *rest = behind;
+    Ok(*front)
+}
+
 /// What stands for one update in the Merkle tree: at most 350 bytes, without the payload.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -195,6 +226,31 @@ impl Leaf {
             .u64(self.data_length)
             .digest_field(&self.data_digest)
             .finish()
+    }
+
+    /// Reads canonical bytes back.
+    ///
+    /// # Errors
+    /// [`LeafError`]: whatever [`Leaf::canonical_bytes`] would not have written.
+    pub fn from_canonical_bytes(bytes: &[u8]) -> Result<Self, LeafError> {
+        let mut rest = bytes;
+        let version = u16::from_le_bytes(take(&mut rest, bytes)?);
+        if version != LEAF_VERSION {
+            return Err(LeafError::Version { expected: LEAF_VERSION, found: version });
+        }
+        let sequence = u64::from_le_bytes(take(&mut rest, bytes)?);
+        let author = PublicKey(take(&mut rest, bytes)?);
+        let length = usize::try_from(u32::from_le_bytes(take(&mut rest, bytes)?)).unwrap_or(usize::MAX);
+        let id = rest.split_off(..length).ok_or(LeafError::Length { actual: bytes.len() })?;
+        let update_id = UpdateId(String::from_utf8(id.to_vec()).map_err(|_| LeafError::NotText)?);
+        update_id.check()?;
+        let timestamp = u64::from_le_bytes(take(&mut rest, bytes)?);
+        let data_length = u64::from_le_bytes(take(&mut rest, bytes)?);
+        let data_digest = Digest(take(&mut rest, bytes)?);
+        if !rest.is_empty() {
+            return Err(LeafError::Length { actual: bytes.len() });
+        }
+        Ok(Self { sequence, author, update_id, timestamp, data_length, data_digest })
     }
 
     /// The RFC 6962 leaf hash of the canonical bytes.

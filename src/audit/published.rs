@@ -1,0 +1,82 @@
+//! The checkpoints that a replica published, against the history beside them.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use super::report::AuditReport;
+use crate::crypto::Digest;
+use crate::recovery::DataDir;
+use crate::types::{Federation, Header, PublishedCheckpoint};
+
+/// What one note says of the log.
+struct Note {
+    file: &'static str,
+    size: u64,
+    root: Digest,
+}
+
+/// The notes of one data directory that the history has not come to.
+#[derive(Default)]
+pub(super) struct PublishedNotes(Vec<Note>);
+
+impl PublishedNotes {
+    /// Reads and verifies the notes of a data directory: the newest published checkpoint, and the replica's own newest cosignature.
+    pub(super) fn read(data: &Path, federation: &Federation, report: &mut AuditReport) -> Self {
+        let dir = DataDir(data.to_owned());
+        let mut notes = Vec::new();
+        for (file, path, whole) in [("checkpoint", dir.checkpoint(), true), ("cosignature", dir.cosignature(), false)] {
+            match read(&path, whole, federation) {
+                Ok(Some(PublishedCheckpoint { size, root, .. })) => notes.push(Note { file, size, root }),
+                Ok(None) => {}
+                Err(problem) => report.bad(file, "published", "a note whose signatures hold", &problem),
+            }
+        }
+        Self(notes)
+    }
+
+    /// The history comes to the end of a batch. What a gap, or an earlier run, went past cannot be compared.
+    pub(super) fn compare(&mut self, header: &Header, report: &mut AuditReport) {
+        let (first, last) = (header.first_sequence, header.last_sequence());
+        self.0.retain(|note| {
+            if note.size > last {
+                return true;
+            }
+            let found = if note.size < last { "no batch that ends there".to_owned() } else { format!("root {}", header.log_root) };
+            if note.size >= first && (note.size, note.root) != (last, header.log_root) {
+                report.bad_at(note.file, header.slot, (first, last), "published", &note.says(), &found);
+            }
+            false
+        });
+    }
+
+    /// The history is at its end.
+    pub(super) fn miss(&mut self, report: &mut AuditReport) {
+        for note in self.0.drain(..) {
+            let found = format!("the history ends at {} entries", report.head);
+            report.bad_at(note.file, report.slot, (report.head, note.size), "published", &note.says(), &found);
+        }
+    }
+}
+
+impl Note {
+    fn says(&self) -> String {
+        format!("{} entries with root {}, as published", self.size, self.root)
+    }
+}
+
+/// A note: a quorum's if it is to be `whole`, else one member's cosignature.
+fn read(path: &Path, whole: bool, federation: &Federation) -> Result<Option<PublishedCheckpoint>, String> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.to_string()),
+    };
+    let note = PublishedCheckpoint::from_note(&bytes, federation).map_err(|e| e.to_string())?;
+    match note.cosignatures.as_slice() {
+        _ if whole => note.verify(federation).map_err(|e| e.to_string())?,
+        [own] => own.verify(federation).map_err(|e| e.to_string())?,
+        all => return Err(format!("{} cosignatures, expected the replica's own", all.len())),
+    }
+    Ok(Some(note))
+}
