@@ -20,8 +20,8 @@ use exo_federation::journal::{Journal, JournalOptions, JournalReader};
 use exo_federation::proof::CommitProof;
 use exo_federation::recovery::DataDir;
 use exo_federation::types::{
-    Body, Checkpoint, CheckpointCertificate, CommitCertificate, CommittedBatch, Federation, FederationId, Header, NewView, Phase,
-    PreparedCertificate, SignatureSet, Submission, ViewChange, Vote, decode,
+    Body, Checkpoint, CheckpointCertificate, CommitCertificate, CommittedBatch, Cosignature, EvidenceRule, Federation, FederationId, Header, NewView,
+    Phase, PreparedCertificate, PublishedCheckpoint, SignatureSet, Submission, ViewChange, Vote, checkpoint_text, decode,
 };
 use serde_json::Value;
 use stage::{Stage, documents, exofed, stderr};
@@ -490,6 +490,38 @@ fn what_replicas_recorded_of_others_convicts_across_targets() {
         // One who heard but one story cannot tell, unless it is held against the batches.
         let alone = history.audit(&[&b], AuditOptions::default());
         assert!(alone.convictions().is_empty() && alone.exit_code == 0 || number == 4, "{rule}: {:?}", alone.convictions());
+    }
+}
+
+/// Writes a published checkpoint beside a history.
+fn publish(history: &History, data: &Path, size: u64, root: Digest, signers: &[u16]) {
+    let config = |index: u16| ReplicaFile::load(&history.stage.path(&format!("replica-{index}/replica.toml"))).unwrap();
+    let sign = |index: &u16| {
+        let key = config(*index).secret.cosignature_key();
+        let cosignature = Cosignature::sign(history.federation.id(), &key, *index, (size, root), 1_700_000_000);
+        let text = checkpoint_text(history.federation.id(), size, &root);
+        ((*index, key.sign(text.as_bytes())), cosignature)
+    };
+    let (publishers, cosignatures) = signers.iter().map(sign).unzip();
+    let note = PublishedCheckpoint { size, root, publishers, cosignatures };
+    fs::write(DataDir(data.to_owned()).checkpoint(), note.to_note(&history.federation)).unwrap();
+}
+
+#[test]
+fn two_published_checkpoints_of_one_size_convict_who_cosigned_both() {
+    let history = history();
+    let room = tempfile::tempdir().unwrap();
+    let (ours, theirs) = (history.write(&room.path().join("ours"), &history.batches), history.write(&room.path().join("theirs"), &history.batches));
+    let header = &history.batches.last().unwrap().header;
+    publish(history, &ours, header.last_sequence(), header.log_root, &[0, 1, 2]);
+    assert_eq!(history.audit(&[&ours], AuditOptions::default()).exit_code, 0);
+    publish(history, &theirs, header.last_sequence(), Digest([6; 32]), &[1, 2, 3]);
+    let alone = history.audit(&[&theirs], AuditOptions::default());
+    assert_eq!((alone.first_bad.as_ref().unwrap().rule.as_str(), alone.convictions().len()), ("published", 0), "no statement is like it");
+    for targets in [[&ours, &theirs], [&theirs, &ours]] {
+        let summary = history.audit(&targets.map(PathBuf::as_path), AuditOptions::default());
+        let convicted: Vec<(EvidenceRule, u16)> = summary.convictions().iter().map(|c| (c.conviction.rule, c.conviction.replica)).collect();
+        assert_eq!((summary.exit_code, convicted), (2, vec![(EvidenceRule::TwoCheckpoints, 1), (EvidenceRule::TwoCheckpoints, 2)]));
     }
 }
 

@@ -6,8 +6,8 @@ mod proof_fixture;
 
 use exo_federation::crypto::{Digest, SigningKey, merkle::Frontier};
 use exo_federation::types::{
-    BodyClaim, Checkpoint, CommittedBatch, Evidence, EvidenceError, EvidenceRule, Federation, Growth, Header, InvalidVote, NewViewClaim, Phase,
-    PreparedClaim, Signed, SignedCheckpoint, SignedVote, StableClaim, Unfaithful, ViewChangeClaim, Vote, decode, encode,
+    BodyClaim, Checkpoint, CommittedBatch, Cosignature, Evidence, EvidenceError, EvidenceRule, Federation, Growth, Header, InvalidVote, NewViewClaim,
+    Phase, PreparedClaim, Signed, SignedCheckpoint, SignedVote, StableClaim, Unfaithful, ViewChangeClaim, Vote, decode, encode,
 };
 use proof_fixture::{Chain, secret};
 
@@ -69,6 +69,11 @@ impl World {
         SignedCheckpoint { checkpoint, replica: LIAR, signature: key(LIAR).sign(&checkpoint.signed_bytes(self.federation.id())) }
     }
 
+    fn cosignature(&self, size: u64, root: u8, timestamp: u64) -> Cosignature {
+        let key = secret(u8::try_from(LIAR).unwrap()).cosignature_key();
+        Cosignature::sign(self.federation.id(), &key, LIAR, (size, Digest([root; 32])), timestamp)
+    }
+
     /// The leader of view 2 began it from slot 1, where slots 2 and 3 follow from its view-changes, and then spoke of another header at `slot`.
     fn unfaithful(&self, slot: usize, digest: Digest) -> Unfaithful {
         let (base, second, third) = (stable(self.header(1)), prepared(self.header(2), 1), prepared(self.header(3), 0));
@@ -116,6 +121,7 @@ impl World {
             (EvidenceRule::InvalidHeader, Evidence::Invalid(self.invalid(false, |h| h.slot = 3).into())),
             (EvidenceRule::InvalidHeader, Evidence::Invalid(self.invalid(true, |h| h.log_root = Digest([4; 32])).into())),
             (EvidenceRule::InvalidHeader, Evidence::Invalid(self.invalid(true, |h| h.count += 1).into())),
+            (EvidenceRule::TwoCheckpoints, Evidence::Cosignatures { first: self.cosignature(80, 1, 5), second: self.cosignature(80, 2, 6) }),
             (EvidenceRule::TwoCheckpoints, Evidence::Checkpoints { first: self.checkpoint(8, 80, 1), second: self.checkpoint(8, 80, 2) }),
             (EvidenceRule::TwoCheckpoints, Evidence::Checkpoints { first: self.checkpoint(8, 80, 1), second: self.checkpoint(9, 80, 2) }),
         ]
@@ -160,6 +166,7 @@ fn the_order_of_two_statements_of_a_kind_names_the_same_record() {
         Evidence::ViewChanges { first, second } => Some(Evidence::ViewChanges { first: second, second: first }),
         Evidence::NewViews { first, second } => Some(Evidence::NewViews { first: second, second: first }),
         Evidence::Checkpoints { first, second } => Some(Evidence::Checkpoints { first: second, second: first }),
+        Evidence::Cosignatures { first, second } => Some(Evidence::Cosignatures { first: second, second: first }),
         _ => None,
     };
     let mut count = 0;
@@ -170,7 +177,7 @@ fn the_order_of_two_statements_of_a_kind_names_the_same_record() {
             count += 1;
         }
     }
-    assert_eq!(count, 7);
+    assert_eq!(count, 8);
 }
 
 #[test]
@@ -207,6 +214,9 @@ fn what_a_correct_replica_signs_convicts_nobody() {
     world.innocent("another view's", &Evidence::NewViews { first: began(2, 0), second: began(6, 0) });
     let checkpoint = |slot, sequence, root| world.checkpoint(slot, sequence, root);
     world.innocent("two checkpoints", &Evidence::Checkpoints { first: checkpoint(8, 80, 1), second: checkpoint(9, 90, 2) });
+    let cosigned = |size, root, time| world.cosignature(size, root, time);
+    world.innocent("one root at two times", &Evidence::Cosignatures { first: cosigned(80, 1, 5), second: cosigned(80, 1, 6) });
+    world.innocent("two sizes", &Evidence::Cosignatures { first: cosigned(80, 1, 5), second: cosigned(81, 2, 5) });
     world.innocent("one checkpoint", &Evidence::Checkpoints { first: checkpoint(8, 80, 1), second: checkpoint(8, 80, 1) });
 }
 
@@ -292,6 +302,14 @@ fn a_statement_that_the_member_did_not_sign_convicts_nobody() {
                 found.vote.signature = forged;
                 vec![Evidence::Invalid(found)]
             }
+            Evidence::Cosignatures { first, second } => vec![
+                Evidence::Cosignatures { first: Cosignature { signature: forged, ..first }, second },
+                // The consensus key signs no published checkpoint.
+                Evidence::Cosignatures {
+                    first,
+                    second: Cosignature { signature: key(LIAR).sign(&second.signed_bytes(world.federation.id())), ..second },
+                },
+            ],
             Evidence::Checkpoints { first, second } => {
                 vec![Evidence::Checkpoints { first, second: SignedCheckpoint { signature: forged, ..second } }]
             }

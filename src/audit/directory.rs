@@ -97,7 +97,8 @@ impl<'a, 'e> Directory<'a, 'e> {
         self.examiner.published = PublishedNotes::read(data, self.examiner.federation, &mut self.examiner.report);
         self.open_log(data);
         let said = self.testimony.hear_votes(self.examiner.federation, &self.reader);
-        said.into_iter().for_each(|found| self.examiner.report.convict(found));
+        let cosigned = self.testimony.hear_cosignatures(self.examiner.federation, &self.examiner.published.cosignatures);
+        said.into_iter().chain(cosigned).for_each(|found| self.examiner.report.convict(found));
         self.next = self.examiner.chain.slot().saturating_add(1);
         for (segment, bytes) in self.reader.segment_sizes()? {
             self.begins.insert(segment, self.bytes.1);

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::report::AuditReport;
 use crate::crypto::Digest;
 use crate::recovery::DataDir;
-use crate::types::{Federation, Header, PublishedCheckpoint};
+use crate::types::{Cosignature, Federation, Header, PublishedCheckpoint};
 
 /// What one note says of the log.
 struct Note {
@@ -16,29 +16,37 @@ struct Note {
     root: Digest,
 }
 
-/// The notes of one data directory that the history has not come to.
+/// The notes of one data directory.
 #[derive(Default)]
-pub(super) struct PublishedNotes(Vec<Note>);
+pub(super) struct PublishedNotes {
+    /// Those that the history has not come to.
+    ahead: Vec<Note>,
+    /// Who cosigned them.
+    pub(super) cosignatures: Vec<Cosignature>,
+}
 
 impl PublishedNotes {
     /// Reads and verifies the notes of a data directory: the newest published checkpoint, and the replica's own newest cosignature.
     pub(super) fn read(data: &Path, federation: &Federation, report: &mut AuditReport) -> Self {
         let dir = DataDir(data.to_owned());
-        let mut notes = Vec::new();
+        let mut notes = Self::default();
         for (file, path, whole) in [("checkpoint", dir.checkpoint(), true), ("cosignature", dir.cosignature(), false)] {
             match read(&path, whole, federation) {
-                Ok(Some(PublishedCheckpoint { size, root, .. })) => notes.push(Note { file, size, root }),
+                Ok(Some(PublishedCheckpoint { size, root, cosignatures, .. })) => {
+                    notes.ahead.push(Note { file, size, root });
+                    notes.cosignatures.extend(cosignatures);
+                }
                 Ok(None) => {}
                 Err(problem) => report.bad(file, "published", "a note whose signatures hold", &problem),
             }
         }
-        Self(notes)
+        notes
     }
 
     /// The history comes to the end of a batch. What a gap, or an earlier run, went past cannot be compared.
     pub(super) fn compare(&mut self, header: &Header, report: &mut AuditReport) {
         let (first, last) = (header.first_sequence, header.last_sequence());
-        self.0.retain(|note| {
+        self.ahead.retain(|note| {
             if note.size > last {
                 return true;
             }
@@ -52,7 +60,7 @@ impl PublishedNotes {
 
     /// The history is at its end.
     pub(super) fn miss(&mut self, report: &mut AuditReport) {
-        for note in self.0.drain(..) {
+        for note in self.ahead.drain(..) {
             let found = format!("the history ends at {} entries", report.head);
             report.bad_at(note.file, report.slot, (report.head, note.size), "published", &note.says(), &found);
         }

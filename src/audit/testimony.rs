@@ -7,8 +7,8 @@ use crate::consensus::{Record, choose, kind, proposal_of_frame};
 use crate::crypto::Signature;
 use crate::journal::{Frame, JournalReader};
 use crate::types::{
-    CheckpointCertificate, CommitCertificate, Convicted, Evidence, Federation, Header, NewView, NewViewClaim, Phase, PreparedCertificate,
-    ReplicaIndex, Signed, SignedCheckpoint, SignedVote, Slot, Unfaithful, View, ViewChange, ViewChangeClaim, Vote,
+    CheckpointCertificate, CommitCertificate, Convicted, Cosignature, Evidence, Federation, Header, NewView, NewViewClaim, Phase,
+    PreparedCertificate, ReplicaIndex, Signed, SignedCheckpoint, SignedVote, Slot, Unfaithful, View, ViewChange, ViewChangeClaim, Vote,
 };
 
 /// The statements of all targets.
@@ -18,6 +18,7 @@ pub(super) struct Testimony {
     changes: BTreeMap<(ReplicaIndex, View), Signed<ViewChangeClaim>>,
     new_views: BTreeMap<View, NewView>,
     checkpoints: BTreeMap<(ReplicaIndex, Slot), SignedCheckpoint>,
+    cosignatures: BTreeMap<(ReplicaIndex, u64), Cosignature>,
     /// Slots at which some target holds a proposal that was not committed.
     contested: BTreeSet<Slot>,
     /// View-changes that were found to leave out a commit: one is enough of each.
@@ -59,6 +60,20 @@ impl Testimony {
                 self.forgetful.insert(*key);
                 found.push(convicted);
             }
+        }
+        found
+    }
+
+    /// The cosignatures of published checkpoints.
+    pub(super) fn hear_cosignatures(&mut self, federation: &Federation, said: &[Cosignature]) -> Vec<Convicted> {
+        let mut found = Vec::new();
+        for cosignature in said {
+            let contradiction = |known: &Cosignature| {
+                let evidence = Evidence::Cosignatures { first: *known, second: *cosignature };
+                evidence.contradicts().then_some(evidence)
+            };
+            let place = (cosignature.replica, cosignature.size);
+            hear(federation, &mut self.cosignatures, place, contradiction, cosignature, &mut found);
         }
         found
     }

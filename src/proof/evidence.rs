@@ -7,8 +7,8 @@ use super::json::{excerpt, json_error};
 use super::{HeaderError, ProofError};
 use crate::crypto::{Digest, Signature};
 use crate::types::{
-    Checkpoint, Epoch, Evidence, EvidenceRule, Federation, FederationId, Growth, Header, InvalidVote, NewViewClaim, PeerId, Phase, PreparedClaim,
-    ReplicaIndex, Sequence, Signed, SignedCheckpoint, SignedVote, Slot, StableClaim, Unfaithful, View, ViewChangeClaim, Vote,
+    Checkpoint, Cosignature, Epoch, Evidence, EvidenceRule, Federation, FederationId, Growth, Header, InvalidVote, NewViewClaim, PeerId, Phase,
+    PreparedClaim, ReplicaIndex, Sequence, Signed, SignedCheckpoint, SignedVote, Slot, StableClaim, Unfaithful, View, ViewChangeClaim, Vote,
 };
 
 /// The first field of an evidence file.
@@ -34,6 +34,7 @@ enum Statement {
     ViewChange { epoch: Epoch, new_view: View, stable: StableClaim, prepared: Vec<PreparedClaim>, signature: Signature },
     NewView { epoch: Epoch, view: View, view_changes: Vec<(ReplicaIndex, Digest)>, signature: Signature },
     Checkpoint { epoch: Epoch, slot: Slot, sequence: Sequence, digest: Digest, log_root: Digest, signature: Signature },
+    Cosignature { size: u64, root: Digest, timestamp: u64, signature: Signature },
 }
 
 /// What it is held against, where that is more than another statement.
@@ -115,6 +116,7 @@ impl Evidence {
                 let key = |s: &SignedCheckpoint| crate::crypto::sha256(&s.checkpoint.signed_bytes(federation));
                 (ordered([first, second].map(|s| (key(s), checkpoint(s)))), None)
             }
+            Self::Cosignatures { first, second } => (ordered([first, second].map(|s| (s.root, cosignature(s)))), None),
         }
     }
 
@@ -149,6 +151,7 @@ impl Evidence {
                 Self::Invalid(Box::new(InvalidVote { vote, header, parent, growth }))
             }
             (Some(Said::Checkpoint(first)), Some(Said::Checkpoint(second)), None, None) => Self::Checkpoints { first, second },
+            (Some(Said::Cosignature(first)), Some(Said::Cosignature(second)), None, None) => Self::Cosignatures { first, second },
             _ => return Err(shape()),
         };
         if evidence.rule() != rule {
@@ -171,6 +174,7 @@ enum Said {
     Change(Signed<ViewChangeClaim>),
     NewView(Signed<NewViewClaim>),
     Checkpoint(SignedCheckpoint),
+    Cosignature(Cosignature),
 }
 
 impl Statement {
@@ -188,6 +192,7 @@ impl Statement {
             Self::Checkpoint { epoch, slot, sequence, digest, log_root, signature } => {
                 Said::Checkpoint(SignedCheckpoint { checkpoint: Checkpoint { epoch, slot, sequence, digest, log_root }, replica, signature })
             }
+            Self::Cosignature { size, root, timestamp, signature } => Said::Cosignature(Cosignature { replica, size, root, timestamp, signature }),
         }
     }
 }
@@ -210,6 +215,11 @@ fn new_view(signed: &Signed<NewViewClaim>) -> Statement {
 fn checkpoint(signed: &SignedCheckpoint) -> Statement {
     let Checkpoint { epoch, slot, sequence, digest, log_root } = signed.checkpoint;
     Statement::Checkpoint { epoch, slot, sequence, digest, log_root, signature: signed.signature }
+}
+
+fn cosignature(signed: &Cosignature) -> Statement {
+    let Cosignature { size, root, timestamp, signature, .. } = *signed;
+    Statement::Cosignature { size, root, timestamp, signature }
 }
 
 impl Change {

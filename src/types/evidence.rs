@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::claim::implied;
 use super::{
-    BodyClaim, CommitCertificate, Epoch, Federation, FederationId, Header, NewViewClaim, PeerId, Phase, ReplicaIndex, SignedCheckpoint, SignedVote,
-    Slot, StableClaim, View, ViewChangeClaim,
+    BodyClaim, CommitCertificate, Cosignature, Epoch, Federation, FederationId, Header, NewViewClaim, PeerId, Phase, ReplicaIndex, SignedCheckpoint,
+    SignedVote, Slot, StableClaim, View, ViewChangeClaim,
 };
 use crate::crypto::{Canonical, Digest, Signature, merkle::Frontier};
 
@@ -65,6 +65,13 @@ pub enum Evidence {
         first: SignedCheckpoint,
         /// The one that contradicts it.
         second: SignedCheckpoint,
+    },
+    /// E9: two cosignatures of published checkpoints, of one size, for different roots.
+    Cosignatures {
+        /// The one seen first.
+        first: Cosignature,
+        /// The one that contradicts it.
+        second: Cosignature,
     },
 }
 
@@ -128,7 +135,7 @@ pub enum EvidenceRule {
     /// A statement for a header that is invalid in itself.
     #[serde(rename = "E7")]
     InvalidHeader,
-    /// Two checkpoints of one slot or size.
+    /// Two checkpoints of one slot or size, or two cosignatures of one size.
     #[serde(rename = "E9")]
     TwoCheckpoints,
 }
@@ -161,7 +168,7 @@ pub struct Conviction {
     pub replica: ReplicaIndex,
     /// The view; of a view-change, the one it moves to; 0 for checkpoints, which have none.
     pub view: View,
-    /// The slot; 0 for view-changes and new-views, which have none.
+    /// The slot; 0 for view-changes, new-views and cosignatures, which have none.
     pub slot: Slot,
     /// What contradicts what: two header digests, digests of view-changes or new-views, or log roots.
     pub digests: [Digest; 2],
@@ -254,6 +261,7 @@ impl Evidence {
                 let (x, y) = (a.checkpoint, b.checkpoint);
                 a.replica == b.replica && x.epoch == y.epoch && (x.slot == y.slot || x.sequence == y.sequence) && x != y
             }
+            Self::Cosignatures { first: a, second: b } => a.replica == b.replica && a.size == b.size && a.root != b.root,
             // What these say takes the federation to tell.
             Self::Unfaithful(_) | Self::Invalid(_) => true,
         }
@@ -272,7 +280,7 @@ impl Evidence {
             Self::Unfaithful(_) => EvidenceRule::UnfaithfulLeader,
             Self::ViewChanges { .. } | Self::NewViews { .. } => EvidenceRule::TwoViewChanges,
             Self::Invalid(_) => EvidenceRule::InvalidHeader,
-            Self::Checkpoints { .. } => EvidenceRule::TwoCheckpoints,
+            Self::Checkpoints { .. } | Self::Cosignatures { .. } => EvidenceRule::TwoCheckpoints,
         }
     }
 
@@ -287,6 +295,7 @@ impl Evidence {
             Self::NewViews { first, .. } => federation.leader(first.statement.view),
             Self::Invalid(invalid) => invalid.vote.replica,
             Self::Checkpoints { first, .. } => first.replica,
+            Self::Cosignatures { first, .. } => first.replica,
         }
     }
 
@@ -302,6 +311,7 @@ impl Evidence {
             Self::NewViews { first, .. } => (first.statement.epoch, first.statement.view, 0),
             Self::Invalid(invalid) => of(&invalid.vote.vote),
             Self::Checkpoints { first, second } => (first.checkpoint.epoch, 0, first.checkpoint.slot.min(second.checkpoint.slot)),
+            Self::Cosignatures { .. } => (0, 0, 0),
         }
     }
 
@@ -320,11 +330,12 @@ impl Evidence {
             Self::NewViews { first, second } => sorted([first, second].map(|s| new_view_digest(&s.statement, federation))),
             Self::Invalid(invalid) => [invalid.header.parent, invalid.vote.vote.digest],
             Self::Checkpoints { first, second } => sorted([first.checkpoint.log_root, second.checkpoint.log_root]),
+            Self::Cosignatures { first, second } => sorted([first.root, second.root]),
         }
     }
 
     /// Names the contradiction, not its record: the same for whoever saw the statements in whichever order. Tag, kind u8 (the phase for E1 to E3;
-    /// 4, 5, 7 and 9 for these rules, 6 for two view-changes and 16 for two new-views), member u16, epoch u64, view u64, slot u64, the two digests.
+    /// 4, 5, 7 and 9 for these rules, 6 for two view-changes, 16 for two new-views and 19 for two cosignatures), member u16, epoch u64, view u64, slot u64, the two digests.
     #[must_use]
     pub fn id(&self, federation: &Federation) -> Digest {
         let kind = match self {
@@ -335,6 +346,7 @@ impl Evidence {
             Self::NewViews { .. } => 16,
             Self::Invalid(_) => 7,
             Self::Checkpoints { .. } => 9,
+            Self::Cosignatures { .. } => 19,
         };
         let (epoch, view, slot) = self.place();
         let [first, second] = self.digests(federation.id());
@@ -358,7 +370,11 @@ impl Evidence {
         let replica = self.accused(federation);
         let unknown = || EvidenceError::UnknownMember { index: replica, members: federation.size() };
         let member = federation.peer(replica).ok_or_else(unknown)?;
-        let key = federation.consensus_key(replica).ok_or_else(unknown)?;
+        let key = match self {
+            Self::Cosignatures { .. } => federation.cosignature_key(replica),
+            _ => federation.consensus_key(replica),
+        };
+        let key = key.ok_or_else(unknown)?;
         for ((bytes, signature), which) in self.signed(federation.id()).into_iter().zip(["first", "second"]) {
             key.verify(&bytes, signature).map_err(|_| EvidenceError::BadSignature { which, member: member.clone() })?;
         }
@@ -390,6 +406,7 @@ impl Evidence {
             Self::NewViews { first, second } => [first, second].map(|s| (s.statement.signed_bytes(federation), &s.signature)).into(),
             Self::Invalid(invalid) => vec![(vote(&invalid.vote), &invalid.vote.signature)],
             Self::Checkpoints { first, second } => [first, second].map(|s| (s.checkpoint.signed_bytes(federation), &s.signature)).into(),
+            Self::Cosignatures { first, second } => [first, second].map(|s| (s.signed_bytes(federation), &s.signature)).into(),
         }
     }
 
@@ -408,6 +425,7 @@ impl Evidence {
             Self::Forgot { .. } => return none("only a view-change that follows the Commit, and neither covers nor names its slot, does"),
             Self::ViewChanges { .. } | Self::NewViews { .. } => return none("only different ones of one signer for one view do"),
             Self::Checkpoints { .. } => return none("only different ones of one signer for one slot or size do"),
+            Self::Cosignatures { .. } => return none("only those of one signer for one size with different roots do"),
         }
         Ok(match self {
             Self::Votes { first, .. } => {
@@ -423,6 +441,7 @@ impl Evidence {
             }
             Self::ViewChanges { .. } => format!("told two stories when it left for view {view}"),
             Self::NewViews { .. } => format!("began view {view} in two ways"),
+            Self::Cosignatures { first, .. } => format!("cosigned two logs of {} entries", first.size),
             _ => format!("signed two checkpoints at slot {slot} or of one size"),
         })
     }
