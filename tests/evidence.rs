@@ -90,6 +90,9 @@ fn two_commits_at_one_place_convict_over_restarts_and_the_record_verifies_alone(
     assert_eq!(stored[0]["conviction"]["id"], *id);
     (0..3).for_each(|index| stage.restart(index));
     assert_eq!(held_by_all(&stage)["conviction"]["id"], *id);
+    let status = exofed(&["status", "--json", "--config", &stage.text("client.toml")]);
+    let counts: Vec<Value> = documents(&status)[0]["replicas"].as_array().unwrap()[..3].iter().map(|replica| replica["evidence"].clone()).collect();
+    assert_eq!(counts, vec![Value::from(1); 3], "the status counts what earlier runs found");
 
     let file = stage.text("evidence.json");
     let export = exofed(&["evidence", "export", "--id", &id[..8], "--output", &file, &stage.text("client.toml")]);

@@ -54,7 +54,8 @@ fn table(peers: &[String], answers: &[Result<ReplicaStatus, FederationError>]) -
         match answer {
             Ok(s) => {
                 let role = serde_json::to_string(&s.role).unwrap_or_default().replace('"', "");
-                let note = s.suspect.clone().unwrap_or_default();
+                let evidence = (s.evidence > 0).then(|| format!("{} records of evidence: see exofed evidence list", s.evidence));
+                let note = s.suspect.iter().cloned().chain(evidence).collect::<Vec<_>>().join("; ");
                 let numbers = [s.view, s.slot, s.sequence, s.stable_slot].map(|n| n.to_string());
                 let [view, slot, sequence, stable] = numbers;
                 table.add_row([peer.clone(), role, view, slot, sequence, stable, s.log_root.short(), note]);

@@ -129,6 +129,14 @@ impl<R: LogReader> Archive<R> {
         Ok(Response::PublishedProof(Some(Box::new(PublishedProof { leaf, path, checkpoint: checkpoint.clone() }))))
     }
 
+    /// How many records of evidence there are; those of earlier runs too.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub fn count_evidence(&self) -> Result<u64, ArchiveError> {
+        Ok(self.rows.count_evidence()?)
+    }
+
     /// The evidence against members that contradicted themselves.
     ///
     /// # Errors

@@ -106,7 +106,8 @@ impl Service {
             pending: core.pending,
             connected: net.map_or(0, |net| u32::try_from(net.connected().len()).unwrap_or(u32::MAX)),
             view_changes: core.view_changes,
-            evidence: core.evidence,
+            // What was found a moment ago may not be in the log yet.
+            evidence: self.archive.count_evidence().unwrap_or(0).max(core.evidence),
             refused: core.refused + self.shared.counters.refused.load(Ordering::Relaxed),
             replayed: self.report.replayed,
             recovery_millis: self.report.millis,

@@ -144,6 +144,10 @@ impl LogReader for SimStore {
         if is_consistent((before, old.log_root), (after, new.log_root), &path) { Ok(path) } else { Err(damaged()) }
     }
 
+    fn count_evidence(&self) -> Result<u64, StoreError> {
+        Ok(self.0.lock().evidence.len() as u64)
+    }
+
     fn evidence(&self) -> Result<Vec<Evidence>, StoreError> {
         Ok(self.0.lock().evidence.values().cloned().collect())
     }

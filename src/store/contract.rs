@@ -103,6 +103,12 @@ pub trait LogReader: Clone + Send + Sync + 'static {
     /// As above.
     fn evidence(&self) -> Result<Vec<Evidence>, StoreError>;
 
+    /// How many records of evidence are kept.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn count_evidence(&self) -> Result<u64, StoreError>;
+
     /// The newest stable checkpoint kept.
     ///
     /// # Errors
@@ -234,6 +240,10 @@ impl LogReader for StoreReader {
 
     fn evidence(&self) -> Result<Vec<Evidence>, StoreError> {
         self.evidence()
+    }
+
+    fn count_evidence(&self) -> Result<u64, StoreError> {
+        self.count_evidence()
     }
 
     fn stable(&self) -> Result<Option<CheckpointCertificate>, StoreError> {

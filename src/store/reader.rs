@@ -151,6 +151,14 @@ impl StoreReader {
         Ok(self.database.evidence.rows()?.into_iter().map(|(key, row)| (key.to_vec(), row)).collect())
     }
 
+    /// How many records of evidence are kept.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn count_evidence(&self) -> Result<u64, StoreError> {
+        self.database.evidence.count()
+    }
+
     /// The evidence kept.
     ///
     /// # Errors

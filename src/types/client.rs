@@ -254,7 +254,7 @@ pub struct ReplicaStatus {
     pub connected: u32,
     /// View changes it went through since it started.
     pub view_changes: u64,
-    /// Signed statements that contradict each other, seen since it started.
+    /// Records of evidence that it holds, those of earlier runs too.
     pub evidence: u64,
     /// Messages refused since it started.
     pub refused: u64,
