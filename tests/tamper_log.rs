@@ -7,14 +7,17 @@ mod stage;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use exo_federation::audit::{Audit, AuditOptions, Summary};
 use exo_federation::config::{FederationFile, ReplicaFile};
+use exo_federation::consensus::Record;
 use exo_federation::crypto::{Digest, Signature, SigningKey};
-use exo_federation::journal::JournalOptions;
+use exo_federation::journal::{Journal, JournalOptions};
 use exo_federation::recovery::DataDir;
 use exo_federation::types::{
-    CheckpointCertificate, CommitCertificate, Evidence, Federation, Header, Phase, SignedVote, Vote, decode, decode_front, encode,
+    Checkpoint, CheckpointCertificate, CommitCertificate, Evidence, Federation, Header, NewView, Phase, PreparedCertificate, SignatureSet,
+    SignedVote, ViewChange, Vote, decode, decode_front, encode,
 };
 use stage::Stage;
 
@@ -176,7 +179,7 @@ const BATCH_CHANGES: [(&str, Change); 12] = [
 ];
 
 #[test]
-fn every_change_of_a_batchs_row_is_named() {
+fn every_change_is_named_at_its_place() {
     let replica = Replica::new();
     let clean = replica.audit();
     assert!(clean.findings.is_empty() && clean.entries == 20, "{:?}", clean.findings);
@@ -204,22 +207,79 @@ fn every_change_of_a_batchs_row_is_named() {
     assert!(!found(&swapped).is_empty(), "two rows swapped");
     every_change_beside_the_batches_is_named(&replica);
     every_change_of_a_file_beside_the_database_is_named(&replica);
+    every_false_voting_record_is_named(&replica);
     assert!(replica.audit().findings.is_empty(), "everything was put back");
+}
+
+/// Records that a replica would trust at its next start, written behind its own with right checksums.
+fn every_false_voting_record_is_named(replica: &Replica) {
+    let id = replica.federation.id();
+    let header = decode_front::<(Header, CommitCertificate)>(replica.rows("batches").values().next().unwrap()).unwrap().0.0;
+    let sign = |members: &[u16], bytes: &[u8]| SignatureSet(members.iter().map(|i| (*i, replica.keys[usize::from(*i)].sign(bytes))).collect());
+    let vote = |view: u64| Vote { phase: Phase::Prepare, epoch: 0, view, slot: header.slot, digest: header.digest() };
+    let prepared = |signatures| Record::Prepared(PreparedCertificate { view: 7, header: header.clone(), signatures });
+    let checkpoint = Checkpoint { epoch: 0, slot: 2, sequence: 4, digest: header.digest(), log_root: header.log_root };
+    let stable = |signatures| Record::Stable(CheckpointCertificate { checkpoint, signatures });
+    let change = |replica_index: u16, key: u16| {
+        let mut change = ViewChange { epoch: 0, new_view: 40, stable: None, prepared: vec![], replica: replica_index, signature: Signature([0; 64]) };
+        change.signature = replica.keys[usize::from(key)].sign(&change.signed_bytes(id));
+        change
+    };
+    let new_view = |view_changes: Vec<ViewChange>| {
+        let mut new_view = NewView { epoch: 0, view: 40, view_changes, signature: Signature([0; 64]) };
+        new_view.signature = replica.keys[0].sign(&new_view.signed_bytes(id));
+        Record::NewView(Arc::new(new_view))
+    };
+    let bytes = vote(7).signed_bytes(id);
+    let flipped = |mut set: SignatureSet| {
+        set.0[1].1.0[7] ^= 1;
+        set
+    };
+    let records = [
+        ("a Prepare flipped", prepared(flipped(sign(&[0, 1, 2], &bytes)))),
+        ("a Prepare short", prepared(sign(&[0, 1], &bytes))),
+        ("a Prepare twice", prepared(sign(&[0, 1, 1], &bytes))),
+        ("Prepares out of order", prepared(sign(&[1, 0, 2], &bytes))),
+        ("a Prepare of another view", prepared(SignatureSet([sign(&[0, 1], &bytes).0, sign(&[2], &vote(8).signed_bytes(id)).0].concat()))),
+        ("Commits for Prepares", prepared(sign(&[0, 1, 2], &Vote { phase: Phase::Commit, ..vote(7) }.signed_bytes(id)))),
+        ("a checkpoint short", stable(sign(&[0, 1], &checkpoint.signed_bytes(id)))),
+        ("a checkpoint flipped", stable(flipped(sign(&[0, 1, 2], &checkpoint.signed_bytes(id))))),
+        ("a view-change by a wrong key", Record::ViewChange(Arc::new(change(1, 2)))),
+        ("a new-view short", new_view(vec![change(1, 1), change(2, 2)])),
+        ("a new-view with a forged view-change", new_view(vec![change(1, 1), change(2, 2), change(3, 2)])),
+        ("a new-view out of order", new_view(vec![change(2, 2), change(1, 1), change(3, 3)])),
+    ];
+    let journal = replica.data.join("journal");
+    let files: Vec<(PathBuf, Vec<u8>)> =
+        stage::files_of(&journal).into_iter().map(|file| (journal.join(&file), fs::read(journal.join(file)).unwrap())).collect();
+    let options = JournalOptions { segment_bytes: 1 << 20, ..JournalOptions::default() };
+    for (what, record) in records {
+        let (kind, payload) = record.to_frame().unwrap();
+        let (mut opened, _) = Journal::open(&journal, id.0.0, &options).unwrap();
+        opened.append_vote(kind, &payload).unwrap();
+        opened.sync().unwrap();
+        drop(opened);
+        let findings = found(&replica.audit());
+        assert!(findings.iter().any(|(_, rule, place)| rule == "vote" && place == "voting record"), "{what}: {findings:?}");
+        for (path, bytes) in &files {
+            fs::write(path, bytes).unwrap();
+        }
+    }
 }
 
 fn every_change_beside_the_batches_is_named(replica: &Replica) {
     let checkpoints: Vec<Vec<u8>> = replica.rows("checkpoints").into_keys().collect();
     assert!(checkpoints.len() >= 3, "{} checkpoints", checkpoints.len());
-    type Checkpoint = CheckpointCertificate;
+    type Stable = CheckpointCertificate;
     let changes: [(&str, Change); 9] = [
-        ("a root flipped", |_, rows, key| edit::<Checkpoint>(rows.get_mut(key).unwrap(), |c| c.checkpoint.log_root.0[3] ^= 1)),
-        ("a slot too many", |_, rows, key| edit::<Checkpoint>(rows.get_mut(key).unwrap(), |c| c.checkpoint.slot += 1)),
-        ("a sequence number too many", |_, rows, key| edit::<Checkpoint>(rows.get_mut(key).unwrap(), |c| c.checkpoint.sequence += 1)),
-        ("a signature flipped", |_, rows, key| edit::<Checkpoint>(rows.get_mut(key).unwrap(), |c| c.signatures.0[0].1.0[2] ^= 1)),
-        ("a signature removed", |_, rows, key| edit::<Checkpoint>(rows.get_mut(key).unwrap(), |c| c.signatures.0.truncate(2))),
-        ("a signature twice", |_, rows, key| edit::<Checkpoint>(rows.get_mut(key).unwrap(), |c| c.signatures.0[1] = c.signatures.0[0])),
+        ("a root flipped", |_, rows, key| edit::<Stable>(rows.get_mut(key).unwrap(), |c| c.checkpoint.log_root.0[3] ^= 1)),
+        ("a slot too many", |_, rows, key| edit::<Stable>(rows.get_mut(key).unwrap(), |c| c.checkpoint.slot += 1)),
+        ("a sequence number too many", |_, rows, key| edit::<Stable>(rows.get_mut(key).unwrap(), |c| c.checkpoint.sequence += 1)),
+        ("a signature flipped", |_, rows, key| edit::<Stable>(rows.get_mut(key).unwrap(), |c| c.signatures.0[0].1.0[2] ^= 1)),
+        ("a signature removed", |_, rows, key| edit::<Stable>(rows.get_mut(key).unwrap(), |c| c.signatures.0.truncate(2))),
+        ("a signature twice", |_, rows, key| edit::<Stable>(rows.get_mut(key).unwrap(), |c| c.signatures.0[1] = c.signatures.0[0])),
         ("another root, signed with stolen keys", |replica, rows, key| {
-            edit::<Checkpoint>(rows.get_mut(key).unwrap(), |c| {
+            edit::<Stable>(rows.get_mut(key).unwrap(), |c| {
                 c.checkpoint.log_root.0[3] ^= 1;
                 let bytes = c.checkpoint.signed_bytes(replica.federation.id());
                 c.signatures.0.iter_mut().for_each(|(signer, s)| *s = replica.keys[usize::from(*signer)].sign(&bytes));

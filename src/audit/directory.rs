@@ -9,13 +9,13 @@ use std::sync::{Arc, mpsc};
 use super::examiner::{CHUNK, Examiner, Found, Gap, Held};
 use super::published::PublishedNotes;
 use super::testimony::Testimony;
-use super::{AuditReport, Progress};
-use crate::consensus::{Record, batch_of_frame, header_of_frame, kind};
+use super::{AuditReport, Level, Progress};
+use crate::consensus::{Record, Verifier, batch_of_frame, header_of_frame, kind};
 use crate::crypto::Digest;
 use crate::crypto::merkle::Frontier;
 use crate::journal::{Damage, Frame, JournalError, JournalReader};
 use crate::store::{Store, StoreError, StoreOptions, StoreReader};
-use crate::types::{CheckpointCertificate, CommitCertificate, CommittedBatch, Federation, Header, Slot, decode};
+use crate::types::{CheckpointCertificate, CommitCertificate, CommittedBatch, ConsensusMessage, Federation, Header, Slot, decode};
 
 /// Read ahead of the checks: so many times so many bytes.
 const READ_AHEAD: usize = 2;
@@ -96,9 +96,9 @@ impl<'a, 'e> Directory<'a, 'e> {
         // Before the history: a running replica publishes what its journal holds already.
         self.examiner.published = PublishedNotes::read(data, self.examiner.federation, &mut self.examiner.report);
         self.open_log(data);
-        let said = self.testimony.hear_votes(self.examiner.federation, &self.reader);
+        self.hear_votes();
         let cosigned = self.testimony.hear_cosignatures(self.examiner.federation, &self.examiner.published.cosignatures);
-        said.into_iter().chain(cosigned).for_each(|found| self.examiner.report.convict(found));
+        cosigned.into_iter().for_each(|found| self.examiner.report.convict(found));
         self.next = self.examiner.chain.slot().saturating_add(1);
         for (segment, bytes) in self.reader.segment_sizes()? {
             self.begins.insert(segment, self.bytes.1);
@@ -108,6 +108,21 @@ impl<'a, 'e> Directory<'a, 'e> {
         self.judge_files(damage);
         self.judge_log();
         Ok(self.examiner)
+    }
+
+    /// The voting record: each statement in it verified, as the replica had done before it wrote it, and held against what other targets say.
+    fn hear_votes(&mut self) {
+        let federation = self.examiner.federation;
+        let gate = Verifier::new(Arc::new(federation.clone()));
+        for frame in self.reader.votes().frames {
+            let record = Record::from_frame(federation, frame.kind, &frame.payload);
+            let verified = record.as_ref().map_err(ToString::to_string).and_then(|record| verify_record(federation, &gate, record));
+            if let Some(problem) = verified.err().filter(|_| self.examiner.options.level >= Level::Quorum) {
+                self.examiner.report.bad("voting record", "vote", "a record whose signatures hold", &problem);
+            }
+            let found = record.map(|record| self.testimony.hear(federation, &record)).unwrap_or_default();
+            found.into_iter().for_each(|found| self.examiner.report.convict(found));
+        }
     }
 
     /// Opens a copy of a stopped replica's log.
@@ -422,6 +437,19 @@ pub(crate) fn given_back(reader: &JournalReader) -> BTreeMap<Slot, CommittedBatc
 pub(super) fn certificate_at(reader: &JournalReader, slot: Slot, differs_from: &Digest) -> Option<CommitCertificate> {
     let certificates = reader.segments_from(None).flatten().filter(|frame| frame.kind == kind::COMMITTED && frame.tag == slot);
     certificates.filter_map(|frame| decode::<CommitCertificate>(&frame.payload).ok()).find(|certificate| certificate.digest != *differs_from)
+}
+
+/// What a replica recorded of its votes, against the signatures in it.
+fn verify_record(federation: &Federation, gate: &Verifier, record: &Record) -> Result<(), String> {
+    let message = match record {
+        Record::Prepared(certificate) => return certificate.verify(federation).map_err(|e| e.to_string()),
+        Record::Stable(certificate) => return certificate.verify(federation).map_err(|e| e.to_string()),
+        Record::ViewChange(change) => ConsensusMessage::ViewChange(change.clone()),
+        Record::NewView(new_view) => ConsensusMessage::NewView(new_view.clone()),
+        _ => return Ok(()),
+    };
+    // Neither depends on who passes it on.
+    gate.message(0, message).map(drop).map_err(|e| e.to_string())
 }
 
 /// A checkpoint that the log keeps, against its signatures and against the batch that it covers.

@@ -18,6 +18,10 @@ pub fn explain(rule: &str) -> (&'static str, &'static str) {
             "the stored checkpoint is not signed by a quorum, or is of another history",
             "exofed recover rebuilds the log, and with it the checkpoints",
         ),
+        "vote" => (
+            "the voting record holds what no correct replica writes: a start would trust it",
+            "do not start this replica: set its data directory aside, and make a new one with exofed recover --new-disk, which rejoins safely",
+        ),
         "published" => (
             "what this replica published of its log is damaged, or is not what its history says",
             "the next checkpoint replaces it; if its signatures hold and its root is another, keep this copy and compare it with other replicas'",

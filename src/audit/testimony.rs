@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::consensus::{Record, choose, kind, proposal_of_frame};
 use crate::crypto::Signature;
-use crate::journal::{Frame, JournalReader};
+use crate::journal::JournalReader;
 use crate::types::{
     CheckpointCertificate, CommitCertificate, Convicted, Cosignature, Evidence, Federation, Header, NewView, NewViewClaim, Phase,
     PreparedCertificate, ReplicaIndex, Signed, SignedCheckpoint, SignedVote, Slot, Unfaithful, View, ViewChange, ViewChangeClaim, Vote,
@@ -29,19 +29,15 @@ pub(super) struct Testimony {
 const MAX_CONTESTED: usize = 4_096;
 
 impl Testimony {
-    /// Everything that a replica's voting record says of others and of itself. What it holds was verified before it was recorded, but by the replica: each
-    /// piece of evidence is verified again.
-    pub(super) fn hear_votes(&mut self, federation: &Federation, reader: &JournalReader) -> Vec<Convicted> {
+    /// What a record of a replica's votes says of others and of itself. Whether it verifies is another matter: evidence does by itself.
+    pub(super) fn hear(&mut self, federation: &Federation, record: &Record) -> Vec<Convicted> {
         let mut found = Vec::new();
-        for Frame { kind, payload, .. } in reader.votes().frames {
-            // Damage to the voting record has its own finding.
-            match Record::from_frame(federation, kind, &payload) {
-                Ok(Record::Prepared(certificate)) => self.hear_prepared(federation, &certificate, &mut found),
-                Ok(Record::ViewChange(change)) => self.hear_change(federation, &change, &mut found),
-                Ok(Record::NewView(new_view)) => self.hear_new_view(federation, &new_view, &mut found),
-                Ok(Record::Stable(certificate)) => self.hear_checkpoint(federation, &certificate, &mut found),
-                _ => {}
-            }
+        match record {
+            Record::Prepared(certificate) => self.hear_prepared(federation, certificate, &mut found),
+            Record::ViewChange(change) => self.hear_change(federation, change, &mut found),
+            Record::NewView(new_view) => self.hear_new_view(federation, new_view, &mut found),
+            Record::Stable(certificate) => self.hear_checkpoint(federation, certificate, &mut found),
+            _ => {}
         }
         found
     }

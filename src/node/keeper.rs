@@ -67,7 +67,11 @@ impl<L: Log> Keeper<L> {
                 self.log.put_checkpoint(&certificate)?;
             }
             LogInput::View { view, reason } => self.log.put_view(view, &ViewRecord { at, reason: reason.to_owned() })?,
-            LogInput::Evidence(found) => self.log.put_evidence(&found.conviction.id, &found.record)?,
+            LogInput::Evidence(found) => {
+                self.log.put_evidence(&found.conviction.id, &found.record)?;
+                // Nobody may see the two statements together again.
+                self.log.sync()?;
+            }
         }
         Ok(Kept::default())
     }
