@@ -55,6 +55,7 @@ fn imports_go_one_way() {
         ("config", &["consensus", "crypto", "journal", "net", "node", "recovery", "store", "types"]),
         ("node", &["failpoint", "recovery", "journal", "store", "consensus", "proof", "net", "types", "crypto", "error"]),
         ("client", &["config", "net", "proof", "types", "crypto", "error"]),
+        ("api", &["config", "node", "proof", "types", "crypto", "error"]),
         ("process", &["failpoint", "recovery"]),
         (
             "crash_test",
