@@ -1,7 +1,8 @@
 //! The JSON forms of updates, on their way in and out.
 
 use data_encoding::{BASE64, HEXLOWER};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
@@ -52,6 +53,7 @@ pub(super) struct UpdateForm {
     /// The payload in padded base64.
     data_base64: Option<String>,
     /// The author's time, ms since the Unix epoch; the replica's clock if left out.
+    #[serde(default, deserialize_with = "maybe_integer")]
     #[schema(minimum = 0, maximum = 9007199254740991_u64)]
     timestamp: Option<u64>,
 }
@@ -78,8 +80,25 @@ fn payload(text: Option<String>, base64: Option<String>) -> Result<Vec<u8>, Form
     }
 }
 
+/// An integer as JSON Schema means it: 5.0 is one.
+fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let number = serde_json::Number::deserialize(deserializer)?;
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+    let whole = |float: f64| (float.fract() == 0.0 && (0.0..=MAX_INTEGER as f64).contains(&float)).then_some(float as u64);
+    let found = number.as_u64().or_else(|| number.as_f64().filter(|_| number.is_f64()).and_then(whole));
+    found.ok_or_else(|| D::Error::custom(format!("{number} is no integer from 0 on")))
+}
+
+/// The same, where it may be left out or null.
+fn maybe_integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    #[derive(Deserialize)]
+    struct Integer(#[serde(deserialize_with = "integer")] u64);
+    Ok(Option::<Integer>::deserialize(deserializer)?.map(|Integer(number)| number))
+}
+
 /// What `POST /v1/updates` takes as JSON.
-#[derive(Debug, ToSchema)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(untagged)]
 #[schema(as = Updates)]
 #[allow(dead_code)]
 pub(super) enum UpdatesForm {
@@ -102,6 +121,7 @@ pub struct SignedSubmission {
     #[schema(value_type = String, pattern = "^[0-9a-f]{64}$")]
     pub author: PublicKey,
     /// The last federation time, ms, at which it may be committed.
+    #[serde(deserialize_with = "integer")]
     #[schema(minimum = 0)]
     pub not_after: u64,
     /// The updates, in the order they will have in the log.
@@ -120,6 +140,7 @@ pub struct SignedUpdate {
     #[schema(min_length = 1, max_length = 256)]
     pub update_id: String,
     /// The author's time, ms.
+    #[serde(deserialize_with = "integer")]
     #[schema(minimum = 0)]
     pub timestamp: u64,
     /// 16 bytes that hide the payload in its digest, as hex.

@@ -84,6 +84,7 @@ pub(super) enum Submitting {
         description = "One replica of a Byzantine-fault-tolerant, replicated log. Every error is a problem document (RFC 9457); every answer carries an \
                        x-request-id. docs/http-api.md says more."
     ),
+    components(schemas(ProblemForm)),
     tags(
         (name = "updates", description = "Submitting, and asking what became of it"),
         (name = "log", description = "Reading and following the log"),
