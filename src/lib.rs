@@ -4,6 +4,7 @@
 //! [`types::StateUpdate`]s, and each appends every committed update to its log with the proof that a Byzantine quorum signed.
 //! `ARCHITECTURE.md` is the map of the modules and says what must never be.
 
+pub mod api;
 pub mod audit;
 pub mod cli;
 pub mod client;

@@ -24,6 +24,8 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 pub(crate) struct Ready {
     pub(crate) peer: String,
     pub(crate) address: String,
+    /// Where its HTTP interface is, if it has one.
+    pub(crate) http: Option<String>,
     pub(crate) recovery: RecoveryReport,
 }
 
@@ -31,7 +33,8 @@ impl Ready {
     /// The line for people.
     pub(crate) fn line(&self) -> String {
         let RecoveryReport { log_head, replayed, millis, .. } = self.recovery;
-        format!("{} ready at {}: log head {log_head}, {replayed} records replayed, recovered in {millis} ms", self.peer, self.address)
+        let http = self.http.as_ref().map_or_else(String::new, |url| format!(" ({url})"));
+        format!("{} ready at {}{http}: log head {log_head}, {replayed} records replayed, recovered in {millis} ms", self.peer, self.address)
     }
 }
 

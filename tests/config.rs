@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use exo_federation::config::{ClientFile, ClientOptions, ReplicaFile, read_toml};
+use exo_federation::config::{ClientFile, ClientOptions, HttpOptions, ReplicaFile, read_toml};
 use exo_federation::consensus::CoreOptions;
 use exo_federation::journal::JournalOptions;
 use exo_federation::net::NetOptions;
@@ -38,6 +38,7 @@ fn the_default_presets_hold_every_key_at_its_default() {
     same("journal", toml::Table::try_from(JournalOptions::default()).unwrap());
     same("store", toml::Table::try_from(StoreOptions::default()).unwrap());
     same("net", toml::Table::try_from(NetOptions::default()).unwrap());
+    same("http", toml::Table::try_from(HttpOptions::default()).unwrap());
     let written: toml::Table = std::fs::read_to_string(preset("client.toml")).unwrap().parse().unwrap();
     assert_eq!(written["client"].as_table(), Some(&toml::Table::try_from(ClientOptions::default()).unwrap()));
     assert_eq!(written["net"].as_table(), Some(&toml::Table::try_from(NetOptions::default()).unwrap()));

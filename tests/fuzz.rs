@@ -124,6 +124,7 @@ fn responses() {
         refused: 7,
         replayed: 12,
         recovery_millis: 80,
+        http: Some("http://127.0.0.1:7480".into()),
     };
     let outcomes = [
         SubmitOutcome::Committed(Box::new(receipt)),

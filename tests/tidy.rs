@@ -56,6 +56,7 @@ fn imports_go_one_way() {
         ("node", &["failpoint", "recovery", "journal", "store", "consensus", "proof", "net", "types", "crypto", "error"]),
         ("client", &["config", "net", "proof", "types", "crypto", "error"]),
         ("export", &["audit", "client", "consensus", "crypto", "error", "journal", "proof", "recovery", "types"]),
+        ("api", &["config", "node", "proof", "types", "crypto", "error"]),
         ("process", &["failpoint", "recovery"]),
         (
             "crash_test",

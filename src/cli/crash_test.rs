@@ -9,7 +9,7 @@ use comfy_table::{Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::init::make_federation;
+use super::init::{Network, make_federation};
 use super::{Problem, Verdict as Answer, print_json, print_line};
 use crate::config::FederationFile;
 use crate::crash_test::{
@@ -279,7 +279,7 @@ fn look_first(dir: &Path) -> Result<Preflight, Problem> {
 fn make(dir: &Path, replicas: u16) -> Result<Federation, Problem> {
     let random = u64::from_le_bytes(random_bytes::<8>()?);
     let base_port = quiet_base_port(replicas, random).ok_or_else(|| Problem(format!("no {replicas} consecutive UDP ports are free")))?;
-    let made = make_federation(dir, replicas, "127.0.0.1", base_port, parameters())?;
+    let made = make_federation(dir, replicas, &Network::loopback(base_port), parameters())?;
     prepare(dir, &made.federation)?;
     Ok(made.federation)
 }

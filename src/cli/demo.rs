@@ -9,7 +9,7 @@ use comfy_table::{Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::init::make_federation;
+use super::init::{Network, make_federation};
 use super::submit::{Fate, Parsed, Pipeline, open};
 use super::{Problem, Verdict, print_json, print_line};
 use crate::audit::{AuditReport, audit};
@@ -79,7 +79,7 @@ impl Demo {
             (None, Some(temporary)) => temporary.path().join("federation"),
             (None, None) => return Err(Problem("no directory".into())),
         };
-        let made = make_federation(&dir, self.replicas, "127.0.0.1", 0, Parameters::default())?;
+        let made = make_federation(&dir, self.replicas, &Network { gateway: true, ..Network::loopback(0) }, Parameters::default())?;
         eprintln!("federation {} of {} replicas in {}", made.federation.id(), self.replicas, dir.display());
         let mut stage = Stage { dir: dir.clone(), processes: Vec::new(), kills: Vec::new() };
         for replica in 0..usize::from(self.replicas) {
@@ -110,6 +110,9 @@ impl Demo {
             }
             let d = dir.display();
             eprintln!("\nthe federation is still running; talk to it from another terminal:");
+            if let Some(url) = stage.processes.iter().flatten().find_map(|process| process.ready.http.as_ref()) {
+                eprintln!("  {url}/ in a browser, or with curl (docs/http-api.md)");
+            }
             eprintln!("  exofed status --config {d}/client.toml");
             eprintln!("  echo '{{\"data\":\"hello\"}}' | exofed submit --config {d}/client.toml");
             eprintln!("  exofed log --config {d}/client.toml --follow");

@@ -1,13 +1,13 @@
 //! `exofed init`: a federation on one machine, ready to run.
 
 use std::fs;
-use std::net::UdpSocket;
+use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
 use super::{Problem, Verdict, print_json, print_line};
-use crate::config::{ClientFile, ClientOptions, FederationFile, ReplicaFile, write_secret};
+use crate::config::{ClientFile, ClientOptions, FederationFile, HttpOptions, ReplicaFile, write_secret};
 use crate::crypto::{ReplicaSecret, SigningKey};
 use crate::recovery::DataDir;
 use crate::types::{Author, Federation, Genesis, Member, Parameters, PeerId};
@@ -29,6 +29,12 @@ pub(crate) struct Init {
     /// The first replica's UDP port, the others follow; 0 takes free ports.
     #[arg(long, default_value_t = 7400)]
     base_port: u16,
+    /// The first replica's HTTP port (TCP, on loopback), the others follow; 80 above its UDP port, or a free one, if not given.
+    #[arg(long)]
+    http_base_port: Option<u16>,
+    /// Give every replica the author's key, so that HTTP clients with a token of scope submit need no key of their own.
+    #[arg(long)]
+    gateway: bool,
     /// Print one JSON document.
     #[arg(long)]
     json: bool,
@@ -36,14 +42,16 @@ pub(crate) struct Init {
 
 impl Init {
     pub(crate) fn run(self) -> Verdict {
-        let made = make_federation(&self.dir, self.replicas, &self.host, self.base_port, Parameters::default())?;
+        let network = Network { host: self.host.clone(), base_port: self.base_port, http_base_port: self.http_base_port, gateway: self.gateway };
+        let made = make_federation(&self.dir, self.replicas, &network, Parameters::default())?;
         if self.json {
-            let replicas: Vec<_> = made.addresses.iter().map(|(peer, address)| json!({ "peer": peer, "address": address })).collect();
+            let each = made.addresses.iter().zip(&made.http);
+            let replicas: Vec<_> = each.map(|((peer, address), http)| json!({ "peer": peer, "address": address, "http": http })).collect();
             print_json(&json!({ "federation_id": made.federation.id(), "replicas": replicas }))?;
         } else {
             print_line(&format!("federation {}", made.federation.id()))?;
-            for (peer, address) in &made.addresses {
-                print_line(&format!("  {peer}  {address}"))?;
+            for ((peer, address), http) in made.addresses.iter().zip(&made.http) {
+                print_line(&format!("  {peer}  {address}  {http}"))?;
             }
             let dir = self.dir.display();
             print_line(&format!("\nrun each replica:  exofed serve --config {dir}/replica-0/replica.toml"))?;
@@ -57,10 +65,46 @@ impl Init {
 pub(crate) struct Made {
     pub(crate) federation: Federation,
     pub(crate) addresses: Vec<(PeerId, String)>,
+    /// Each replica's HTTP interface, as a URL.
+    pub(crate) http: Vec<String>,
 }
 
-/// Makes a federation; `base_port` 0 takes free ports.
-pub(crate) fn make_federation(dir: &Path, replicas: u16, host: &str, base_port: u16, parameters: Parameters) -> Result<Made, Problem> {
+/// Where a federation's replicas listen.
+pub(crate) struct Network {
+    /// The host in every replica's address.
+    pub(crate) host: String,
+    /// The first UDP port; 0 takes free ones.
+    pub(crate) base_port: u16,
+    /// The first HTTP port, on loopback; if it is not given, it follows from `base_port`.
+    pub(crate) http_base_port: Option<u16>,
+    /// Whether HTTP clients may have their updates signed by the author's key.
+    pub(crate) gateway: bool,
+}
+
+impl Network {
+    /// Everything on this machine's loopback.
+    pub(crate) fn loopback(base_port: u16) -> Self {
+        Self { host: "127.0.0.1".into(), base_port, http_base_port: None, gateway: false }
+    }
+
+    /// Each replica's HTTP address.
+    fn http_ports(&self, replicas: u16) -> Result<Vec<u16>, Problem> {
+        let derived = if self.base_port == 0 { Some(0) } else { self.base_port.checked_add(HTTP_ABOVE_UDP) };
+        let base = self.http_base_port.or(derived).unwrap_or(0);
+        if base != 0 {
+            return consecutive("--http-base-port", base, replicas);
+        }
+        let held = (0..replicas).map(|_| TcpListener::bind(("127.0.0.1", 0))).collect::<Result<Vec<_>, _>>()?;
+        held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
+    }
+}
+
+/// A replica's HTTP port is so far above its UDP port, unless told otherwise.
+const HTTP_ABOVE_UDP: u16 = 80;
+
+/// Makes a federation.
+pub(crate) fn make_federation(dir: &Path, replicas: u16, network: &Network, parameters: Parameters) -> Result<Made, Problem> {
+    let host = &network.host;
     for name in ["federation.toml", "client.toml", "author.key", "replica-0"] {
         if dir.join(name).exists() {
             return Err(Problem(format!("{} exists; nothing is overwritten, choose another directory", dir.join(name).display())));
@@ -82,13 +126,13 @@ pub(crate) fn make_federation(dir: &Path, replicas: u16, host: &str, base_port: 
         parameters,
     };
     let federation = Federation::new(genesis.clone())?;
-    let ports = ports(host, replicas, base_port)?;
+    let (ports, http_ports) = (ports(host, replicas, network.base_port)?, network.http_ports(replicas)?);
     let addresses: Vec<(PeerId, String)> =
         federation.members().iter().zip(&ports).map(|(m, port)| (m.peer.clone(), format!("{host}:{port}"))).collect();
     fs::create_dir_all(dir)?;
     let file = FederationFile { genesis, addresses: addresses.iter().map(|(p, a)| (p.0.clone(), a.clone())).collect() };
-    for (secret, (peer, address)) in secrets.iter().zip(&addresses) {
-        write_replica(dir, &federation, secret, peer, address)?;
+    for ((secret, (peer, address)), http_port) in secrets.iter().zip(&addresses).zip(&http_ports) {
+        write_replica(dir, &federation, secret, peer, address, &http_table(*http_port, network.gateway))?;
     }
     write_secret(&dir.join("author.key"), &author.seed())?;
     let client = ClientFile {
@@ -100,10 +144,17 @@ pub(crate) fn make_federation(dir: &Path, replicas: u16, host: &str, base_port: 
     write_new(&dir.join("client.toml"), &minimal(&toml::to_string_pretty(&client)?))?;
     let about = "# The federation's public genesis. Hashed into the federation's id, but for [addresses]: give this file to auditors.\n\n";
     write_new(&dir.join("federation.toml"), &format!("{about}{}", toml::to_string_pretty(&file)?))?;
-    Ok(Made { federation, addresses })
+    let http = http_ports.iter().map(|port| format!("http://127.0.0.1:{port}")).collect();
+    Ok(Made { federation, addresses, http })
 }
 
-fn write_replica(dir: &Path, federation: &Federation, secret: &ReplicaSecret, peer: &PeerId, address: &str) -> Result<(), Problem> {
+/// The `[http]` table of a new replica's configuration.
+fn http_table(port: u16, gateway: bool) -> String {
+    let author = if gateway { "author_key = \"../author.key\"\n" } else { "" };
+    format!("\n[http]\nlisten = \"127.0.0.1:{port}\"\n{author}")
+}
+
+fn write_replica(dir: &Path, federation: &Federation, secret: &ReplicaSecret, peer: &PeerId, address: &str, http: &str) -> Result<(), Problem> {
     let home = dir.join(&peer.0);
     fs::create_dir_all(&home)?;
     write_secret(&home.join("secret.key"), secret.as_bytes())?;
@@ -118,11 +169,12 @@ fn write_replica(dir: &Path, federation: &Federation, secret: &ReplicaSecret, pe
         journal: crate::journal::JournalOptions::default(),
         store: crate::store::StoreOptions::default(),
         net: crate::net::NetOptions::default(),
+        http: HttpOptions::default(),
     };
     let data = DataDir(home.join("data"));
     fs::create_dir_all(&data.0)?;
     data.create(federation, secret.consensus_key().public(), &replica.journal)?;
-    write_new(&home.join("replica.toml"), &minimal(&toml::to_string_pretty(&replica)?))
+    write_new(&home.join("replica.toml"), &(minimal(&toml::to_string_pretty(&replica)?) + http))
 }
 
 /// Keeps what is particular to this file; every other key has its documented default.
@@ -141,9 +193,13 @@ fn write_new(path: &Path, text: &str) -> Result<(), Problem> {
 /// Consecutive ports, or free ones: all are held open until every one is found, so that none is given twice.
 fn ports(host: &str, replicas: u16, base_port: u16) -> Result<Vec<u16>, Problem> {
     if base_port != 0 {
-        let beyond = || Problem(format!("--base-port {base_port} leaves no room for {replicas} replicas below 65536"));
-        return (0..replicas).map(|k| base_port.checked_add(k)).collect::<Option<_>>().ok_or_else(beyond);
+        return consecutive("--base-port", base_port, replicas);
     }
     let sockets = (0..replicas).map(|_| UdpSocket::bind((host, 0))).collect::<Result<Vec<_>, _>>()?;
     sockets.iter().map(|socket| Ok(socket.local_addr()?.port())).collect()
+}
+
+fn consecutive(argument: &str, base: u16, replicas: u16) -> Result<Vec<u16>, Problem> {
+    let beyond = || Problem(format!("{argument} {base} leaves no room for {replicas} replicas below 65536"));
+    (0..replicas).map(|k| base.checked_add(k)).collect::<Option<_>>().ok_or_else(beyond)
 }

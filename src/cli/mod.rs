@@ -19,6 +19,7 @@ mod serve;
 mod simulate;
 mod status;
 mod submit;
+mod token;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -60,6 +61,8 @@ enum Command {
     Serve(serve::Serve),
     Submit(submit::Submit),
     Status(status::Status),
+    #[command(subcommand)]
+    Token(token::Token),
     Log(log::Log),
     Proof(proof::Proof),
     Verify(proof::Verify),
@@ -131,6 +134,7 @@ async fn dispatch(command: Command) -> Result<u8, Problem> {
         Command::Serve(serve) => serve.run().await,
         Command::Submit(submit) => submit.run().await,
         Command::Status(status) => status.run().await,
+        Command::Token(token) => token.run(),
         Command::Log(log) => log.run().await,
         Command::Proof(proof) => proof.run().await,
         Command::Verify(verify) => verify.run(),

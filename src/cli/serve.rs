@@ -6,7 +6,8 @@ use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Problem, Verdict, print_json, print_line};
-use crate::config::{ReplicaFile, read_toml};
+use crate::api::ApiServer;
+use crate::config::{HttpConfig, ReplicaFile, read_toml};
 use crate::error::FederationError;
 use crate::failpoint::{self, CrashAt};
 use crate::journal::JournalError;
@@ -38,6 +39,7 @@ pub(crate) struct Serve {
 impl Serve {
     pub(crate) async fn run(self) -> Verdict {
         let config = ReplicaFile::load(&self.config)?;
+        let http = HttpConfig::load(&self.config)?;
         let peer = config.federation.peer(config.me).cloned();
         let peer = peer.map_or_else(String::new, |p| p.to_string());
         if let Some(crash_at) = self.crash_at {
@@ -54,7 +56,19 @@ impl Serve {
         if let Some(reason) = &report.suspect {
             tracing::error!("suspect: this replica serves what it has and does not vote: {reason}");
         }
-        let ready = Ready { peer: peer.clone(), address: node.local_addr().to_string(), recovery: report.clone() };
+        // Its address is announced before the replica says that it is ready.
+        let api = match http {
+            Some(http) => match ApiServer::start(node.handle(), http).await {
+                Ok(api) => Some(api),
+                Err(error) => {
+                    node.stop().await?;
+                    return Err(error.into());
+                }
+            },
+            None => None,
+        };
+        let http = api.as_ref().map(|api| api.url().to_owned());
+        let ready = Ready { peer: peer.clone(), address: node.local_addr().to_string(), http, recovery: node.report().clone() };
         if self.json {
             print_json(&ready)?
         } else {
@@ -68,6 +82,9 @@ impl Serve {
         };
         if let Some(reason) = &failed {
             tracing::error!("{peer} stops: {reason}");
+        }
+        if let Some(api) = api {
+            api.stop().await;
         }
         node.stop().await?;
         Ok(failed.is_none())

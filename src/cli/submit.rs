@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::{ClientArgs, Problem, Verdict, print_json, print_line};
+use crate::api::SignedSubmission;
 use crate::client::{Client, Outcome};
 use crate::types::{StateUpdate, UpdateId};
 
@@ -33,6 +34,9 @@ pub(crate) struct Submit {
     /// Print one JSON document a line.
     #[arg(long)]
     json: bool,
+    /// Submit nothing: print the signed submissions, one JSON document a line, for POST /v1/submissions of any replica's HTTP interface.
+    #[arg(long)]
+    sign_only: bool,
 }
 
 #[derive(Deserialize)]
@@ -58,6 +62,9 @@ impl Submit {
     pub(crate) async fn run(self) -> Verdict {
         let client = Arc::new(self.client.client()?);
         let mut lines = open(&self.input).await?;
+        if self.sign_only {
+            return sign_only(&client, &mut lines).await;
+        }
         let bar = ProgressBar::new_spinner();
         if let Ok(style) = ProgressStyle::with_template("{spinner} {pos} updates answered, {per_sec}") {
             bar.set_style(style);
@@ -86,6 +93,20 @@ impl Submit {
         bar.finish_and_clear();
         Ok(all_committed)
     }
+}
+
+/// Signs every update and prints the submissions; a bad line ends it.
+async fn sign_only(client: &Client, lines: &mut mpsc::Receiver<Parsed>) -> Verdict {
+    let parameters = client.federation().parameters();
+    let together = usize::try_from(client.options().updates_per_submission.min(parameters.max_submission_updates)).unwrap_or(1);
+    let mut batch = Vec::new();
+    while lines.recv_many(&mut batch, together).await > 0 {
+        for group in groups(std::mem::take(&mut batch), parameters.max_batch_bytes / 4) {
+            let updates = group.map_err(|(_, reason)| Problem(reason))?;
+            print_json(&SignedSubmission::new(client.federation().id(), &client.sign(updates)))?;
+        }
+    }
+    Ok(true)
 }
 
 /// A line of the input: an update, or why it is none.

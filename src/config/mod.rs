@@ -2,8 +2,10 @@
 //!
 //! Unknown keys are errors with file, line and column; every limit of the program is a key here.
 
+mod http;
 mod secret;
 
+pub use http::{AnonymousReads, HttpConfig, HttpOptions};
 pub use secret::{SecretError, read_secret, write_secret};
 
 use std::collections::BTreeMap;
@@ -183,6 +185,9 @@ pub struct ReplicaFile {
     /// The transport's.
     #[serde(default)]
     pub net: NetOptions,
+    /// The HTTP interface's.
+    #[serde(default)]
+    pub http: HttpOptions,
 }
 
 impl ReplicaFile {
@@ -229,7 +234,8 @@ impl ReplicaFile {
         self.store.validate().map_err(|e| value(path, "store", e.to_string()))?;
         self.net.validate().map_err(|e| value(path, "net", e.to_string()))?;
         self.consensus.validate().map_err(|message| value(path, "consensus", message))?;
-        self.node.validate().map_err(|message| value(path, "node", message))
+        self.node.validate().map_err(|message| value(path, "node", message))?;
+        self.http.validate().map_err(|message| value(path, "http", message))
     }
 }
 

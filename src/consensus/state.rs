@@ -161,6 +161,8 @@ pub struct CoreStatus {
     pub evidence: u64,
     /// Proposals refused since the start.
     pub refused: u64,
+    /// What each member last said of itself, by member.
+    pub peers: Vec<Option<Status>>,
 }
 
 /// The protocol state of one replica.
@@ -561,6 +563,7 @@ impl Replica {
             view_changes: self.count_view_changes,
             evidence: self.count_evidence,
             refused: self.count_refused,
+            peers: self.peers.iter().map(|peer| peer.status).collect(),
         }
     }
 }

@@ -7,9 +7,10 @@ use super::service::Service;
 use super::state_machine::LogEntry;
 use crate::crypto::SigningKey;
 use crate::error::FederationError;
-use crate::proof::{CommitProof, verify_receipt};
+use crate::proof::{CommitProof, ConsistencyProof, verify_receipt};
 use crate::types::{
-    CommittedBatch, Evidence, LogQuery, ProofQuery, PublishedCheckpoint, ReplicaStatus, Sequence, StateUpdate, Submission, SubmitOutcome, TimestampMs,
+    CommittedBatch, ConsistencyQuery, Evidence, Federation, LogQuery, ProofQuery, PublishedCheckpoint, ReplicaStatus, Sequence, StateUpdate,
+    Submission, SubmitOutcome, TimestampMs,
 };
 
 /// The outcome of [`Handle::byzantine_commit`]. The two Insufficient results mean that the outcome is unknown: ask by update id.
@@ -81,12 +82,35 @@ impl Handle {
     /// # Errors
     /// What reading the log or checking the proof says.
     pub async fn proof(&self, query: ProofQuery) -> Result<Option<CommitProof>, FederationError> {
-        let archive = self.service.archive.clone();
-        let found = tokio::task::spawn_blocking(move || archive.proof(&query)).await.map_err(|e| FederationError::Stopped(e.to_string()))?;
-        let Some(answer) = found.map_err(|e| self.problem(&e))? else { return Ok(None) };
-        let proof = CommitProof::from(answer);
-        proof.verify(&self.service.federation)?;
-        Ok(Some(proof))
+        let service = self.service.clone();
+        let work = move || match service.archive.proof(&query) {
+            Ok(Some(answer)) => {
+                let proof = CommitProof::from(answer);
+                proof.verify(&service.federation)?;
+                Ok(Some(proof))
+            }
+            Ok(None) => Ok(None),
+            Err(error) => Err(service.problem(&error)),
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|e| FederationError::Stopped(e.to_string()))?
+    }
+
+    /// The proof, checked, that an older log is the beginning of a newer one; `None` if this log does not hold both.
+    ///
+    /// # Errors
+    /// What reading the log or checking the proof says.
+    pub async fn consistency(&self, query: ConsistencyQuery) -> Result<Option<ConsistencyProof>, FederationError> {
+        let service = self.service.clone();
+        let work = move || match service.archive.consistency(query) {
+            Ok(Some(answer)) => {
+                let proof = ConsistencyProof::from(answer);
+                proof.verify(&service.federation)?;
+                Ok(Some(proof))
+            }
+            Ok(None) => Ok(None),
+            Err(error) => Err(service.problem(&error)),
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|e| FederationError::Stopped(e.to_string()))?
     }
 
     /// Committed batches from the one that holds `from` on, about `max_bytes` of them.
@@ -117,7 +141,29 @@ impl Handle {
     /// Every committed update from `from` on, in order, without gaps, for as long as it is asked.
     #[must_use]
     pub fn subscribe(&self, from: Sequence) -> Subscription {
-        Subscription { service: self.service.clone(), next: from.max(1), ready: std::collections::VecDeque::new() }
+        Subscription { service: self.service.clone(), next: from.max(1), ready: std::collections::VecDeque::new(), read_bytes: 4 << 20 }
+    }
+
+    /// The federation.
+    #[must_use]
+    pub fn federation(&self) -> &Arc<Federation> {
+        &self.service.federation
+    }
+
+    /// The last sequence number that the log holds: what may be read.
+    #[must_use]
+    pub fn head(&self) -> Sequence {
+        self.service.archive.head()
+    }
+
+    /// Tells who asks for the status where the HTTP interface is. The first call counts.
+    pub fn announce_http(&self, url: String) {
+        let _ = self.service.http.set(url);
+    }
+
+    /// Waits until the replica stops, for whatever reason.
+    pub async fn stopped(&self) {
+        let _ = self.service.shared.stopped().wait_for(Option::is_some).await;
     }
 
     /// Where the replica stands.
@@ -127,7 +173,7 @@ impl Handle {
     }
 
     fn problem(&self, error: &impl ToString) -> FederationError {
-        FederationError::Answer { replica: self.service.peer.to_string(), problem: error.to_string() }
+        self.service.problem(error)
     }
 }
 
@@ -136,9 +182,17 @@ pub struct Subscription {
     service: Arc<Service>,
     next: Sequence,
     ready: std::collections::VecDeque<LogEntry>,
+    read_bytes: u64,
 }
 
 impl Subscription {
+    /// Bounds what is read ahead to about so many bytes, and a batch at least: for a process with many subscriptions.
+    #[must_use]
+    pub fn reading(mut self, bytes: u64) -> Self {
+        self.read_bytes = bytes;
+        self
+    }
+
     /// The next update; waits until there is one.
     ///
     /// # Errors
@@ -150,7 +204,7 @@ impl Subscription {
                 return Ok(entry);
             }
             let mut stopped = self.service.shared.stopped();
-            let query = LogQuery::FromSequence { sequence: self.next, max_bytes: 4 << 20, wait_ms: 5_000 };
+            let query = LogQuery::FromSequence { sequence: self.next, max_bytes: self.read_bytes, wait_ms: 5_000 };
             let range = tokio::select! {
                 range = self.service.log(query) => range,
                 _ = stopped.wait_for(Option::is_some) => return Err(FederationError::Stopped("no more updates come".into())),

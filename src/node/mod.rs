@@ -11,6 +11,7 @@ mod handle;
 mod inbound;
 pub(crate) mod keeper;
 mod log;
+mod observe;
 mod outbox;
 pub(crate) mod pipeline;
 mod published;
@@ -22,6 +23,7 @@ mod writer;
 
 pub use archive::{Archive, ArchiveError};
 pub use handle::{CommitResult, Handle, Subscription};
+pub use observe::{Observation, PeerStanding};
 pub use state_machine::{LogEntry, StateMachine};
 
 use std::net::SocketAddr;
@@ -169,6 +171,7 @@ impl Node {
             submit_timeout: Duration::from_millis(node.submit_timeout_ms),
             report: report.clone(),
             net: OnceLock::new(),
+            http: OnceLock::new(),
         });
         let (frames_in, frames) = tokio::sync::mpsc::unbounded_channel();
         let identity = NetIdentity { index: me, transport_key: secret.transport_key() };

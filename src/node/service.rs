@@ -13,6 +13,7 @@ use super::driver::Input;
 use super::published::Published;
 use super::shared::Shared;
 use crate::consensus::{Event, Verifier, Waiter};
+use crate::error::FederationError;
 use crate::net::{Caller, Net, RequestHandler};
 use crate::recovery::RecoveryReport;
 use crate::types::{
@@ -36,6 +37,8 @@ pub(super) struct Service {
     pub(super) report: RecoveryReport,
     /// Set once the transport is up; weak, because the transport holds this service.
     pub(super) net: OnceLock<Weak<Net>>,
+    /// The URL of the HTTP interface, once there is one.
+    pub(super) http: OnceLock<String>,
 }
 
 impl Service {
@@ -111,7 +114,12 @@ impl Service {
             refused: core.refused + self.shared.counters.refused.load(Ordering::Relaxed),
             replayed: self.report.replayed,
             recovery_millis: self.report.millis,
+            http: self.http.get().cloned(),
         }
+    }
+
+    pub(super) fn problem(&self, error: &impl ToString) -> FederationError {
+        FederationError::Answer { replica: self.peer.to_string(), problem: error.to_string() }
     }
 
     async fn answer(&self, caller: Caller, request: Request) -> Response {

@@ -262,4 +262,6 @@ pub struct ReplicaStatus {
     pub replayed: u64,
     /// How long its start took, ms.
     pub recovery_millis: u64,
+    /// Where its HTTP interface is, as a URL; `None` if it has none.
+    pub http: Option<String>,
 }
