@@ -28,6 +28,11 @@ impl Replica {
         Place { view: self.view, changing: self.changing, floor: self.floor(), tip: self.tip.slot, stable: self.stable_slot(), suspect: self.suspect }
     }
 
+    /// Whether it knows that it ran before, and so proposes nothing in the view that it comes back to.
+    pub(crate) fn ran_before(&self) -> bool {
+        self.run > 1
+    }
+
     /// What it would not contradict: per slot and phase, the highest view it signed in, or may have, and what.
     pub(crate) fn remembered(&self) -> Vec<(Phase, View, Slot, Digest)> {
         self.safety.remembered()

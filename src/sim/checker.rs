@@ -267,6 +267,9 @@ impl Checker {
         if let Some(view) = led.filter(|view| place.view < *view || (place.view == *view && place.changing)) {
             return forgot(format!("that view {view}, in which it proposed, began"));
         }
+        if let Some(view) = led.filter(|view| place.view == *view && !core.ran_before()) {
+            return forgot(format!("that it ran before, and proposed in view {view}"));
+        }
         let began = self.statements.range((member, "new-view", 0)..=(member, "new-view", View::MAX)).next_back().map(|((.., view), _)| *view);
         if let Some(view) = began.filter(|view| place.view < *view || (place.view == *view && place.changing)) {
             return forgot(format!("that it began view {view}"));
