@@ -564,6 +564,16 @@ fn an_audit_goes_on_where_it_was_and_sees_a_rollback() {
     assert_eq!((first.exit_code, second.exit_code, second.entries, second.head), (0, 0, 24, 24));
     let everything = history.audit(&[&whole], AuditOptions::default());
     assert_eq!((second.signatures, second.log_root), (everything.signatures, everything.log_root), "nothing twice, nothing left out");
+    // With nothing new, what was published earlier is no finding, and of the end of what was verified the root must be right.
+    let header = &history.batches[3].header;
+    publish(history, &whole, header.last_sequence(), header.log_root, &[0, 1, 2]);
+    assert_eq!(history.audit(&[&whole], options()).exit_code, 0);
+    publish(history, &whole, 24, Digest([6; 32]), &[0, 1, 2]);
+    let published = history.audit(&[&whole], options());
+    assert_eq!((published.exit_code, published.first_bad.unwrap().rule.as_str()), (1, "published"));
+    fs::remove_file(DataDir(whole.clone()).checkpoint()).unwrap();
+    fs::remove_file(&state).unwrap();
+    assert_eq!(history.audit(&[&whole], options()).exit_code, 0);
     // The same file, and a copy that ends before what was verified.
     let rolled_back = history.audit(&[&short], options());
     assert_eq!((rolled_back.exit_code, rolled_back.first_bad.unwrap().rule.as_str()), (2, "rollback"));

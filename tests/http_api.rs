@@ -198,7 +198,8 @@ fn what_its_author_signed_passes_through_unaltered_or_not_at_all() {
     assert_eq!(committed.status, 200, "{}", committed.text());
     let sequences = |fates: &Value| fates["results"].as_array().unwrap().iter().map(|r| r["sequence"].as_u64().unwrap()).collect::<Vec<_>>();
     assert_eq!(sequences(&committed.json()), [1, 2]);
-    // The same through another replica: once in the log, whoever passes it on.
+    // The same through another replica, which holds it by then: once in the log, whoever passes it on.
+    stage.settle(2);
     let again = http(&stage, 1).post("/v1/submissions", &signed.to_string()).json();
     assert_eq!(sequences(&again), [1, 2]);
     assert_eq!(again["results"][0]["duplicate"], true);

@@ -149,6 +149,13 @@ impl<'a> Examiner<'a> {
         (report.first_bad, report.findings, report.bad_ranges) = (state.findings.first().cloned(), state.findings.clone(), state.bad_ranges.clone());
     }
 
+    /// What was published of a history that an earlier run verified.
+    pub(super) fn resume_published(&mut self) {
+        if let Some(header) = &self.tip {
+            self.published.resume(header, &mut self.report);
+        }
+    }
+
     /// Where this run stands, for a later one.
     pub(super) fn state(&self) -> Option<AuditState> {
         let report = &self.report;

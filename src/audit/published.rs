@@ -1,12 +1,11 @@
 //! The checkpoints that a replica published, against the history beside them.
 
-use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
 use super::report::AuditReport;
 use crate::crypto::Digest;
-use crate::recovery::DataDir;
+use crate::recovery::{DataDir, read_note};
 use crate::types::{Cosignature, Federation, Header, PublishedCheckpoint};
 
 /// What one note says of the log.
@@ -58,6 +57,12 @@ impl PublishedNotes {
         });
     }
 
+    /// An earlier run went past the end of this batch: what is published of it is held against its header, what is older was compared then.
+    pub(super) fn resume(&mut self, header: &Header, report: &mut AuditReport) {
+        self.ahead.retain(|note| note.size >= header.first_sequence);
+        self.compare(header, report);
+    }
+
     /// The history is at its end.
     pub(super) fn miss(&mut self, report: &mut AuditReport) {
         for note in self.ahead.drain(..) {
@@ -75,7 +80,7 @@ impl Note {
 
 /// A note: a quorum's if it is to be `whole`, else one member's cosignature.
 fn read(path: &Path, whole: bool, federation: &Federation) -> Result<Option<PublishedCheckpoint>, String> {
-    let bytes = match fs::read(path) {
+    let bytes = match read_note(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.to_string()),

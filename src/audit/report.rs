@@ -45,6 +45,9 @@ pub struct BadRange {
     pub rules: BTreeSet<String>,
 }
 
+/// Records of evidence that a report keeps: whoever lies so often is convicted by fewer.
+const MAX_EVIDENCE: usize = 1_024;
+
 /// The audit of one target.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct AuditReport {
@@ -141,7 +144,7 @@ impl AuditReport {
 
     /// Adds evidence that verifies, once.
     pub(super) fn convict(&mut self, found: Convicted) {
-        if self.evidence.iter().all(|known| known.conviction.id != found.conviction.id) {
+        if self.evidence.len() < MAX_EVIDENCE && self.evidence.iter().all(|known| known.conviction.id != found.conviction.id) {
             self.evidence.push(found);
         }
     }

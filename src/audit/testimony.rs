@@ -11,7 +11,7 @@ use crate::types::{
     PreparedCertificate, ReplicaIndex, Signed, SignedCheckpoint, SignedVote, Slot, Unfaithful, View, ViewChange, ViewChangeClaim, Vote,
 };
 
-/// The statements of all targets.
+/// The statements of all targets. Only what verifies is heard: a forgery must not stand in the place of what was really said.
 #[derive(Default)]
 pub(super) struct Testimony {
     votes: BTreeMap<(ReplicaIndex, Phase, View, Slot), SignedVote>,
@@ -29,7 +29,7 @@ pub(super) struct Testimony {
 const MAX_CONTESTED: usize = 4_096;
 
 impl Testimony {
-    /// What a record of a replica's votes says of others and of itself. Whether it verifies is another matter: evidence does by itself.
+    /// What a record of a replica's votes, verified, says of others and of itself.
     pub(super) fn hear(&mut self, federation: &Federation, record: &Record) -> Vec<Convicted> {
         let mut found = Vec::new();
         match record {
@@ -45,16 +45,16 @@ impl Testimony {
     /// A committed batch's certificate: its signers' view-changes must not leave it out.
     pub(super) fn hear_commits(&mut self, federation: &Federation, certificate: &CommitCertificate) -> Vec<Convicted> {
         let mut found = Vec::new();
-        for (key, change) in &self.changes {
-            if key.1 <= certificate.view || certificate.slot <= change.statement.stable.slot || self.forgetful.contains(key) {
-                continue;
-            }
-            let signed = certificate.signatures.0.iter().find(|(replica, _)| *replica == change.statement.replica);
-            let commit = signed.map(|(replica, signature)| SignedVote { vote: certificate.vote(), replica: *replica, signature: *signature });
-            let forgot = commit.and_then(|commit| Evidence::of_commit_and_change(&commit, change));
-            if let Some(convicted) = forgot.and_then(|evidence| evidence.convict(federation).ok()) {
-                self.forgetful.insert(*key);
-                found.push(convicted);
+        for (replica, signature) in &certificate.signatures.0 {
+            let later = self.changes.range((*replica, certificate.view.saturating_add(1))..=(*replica, View::MAX));
+            for (key, change) in later.filter(|(key, change)| change.statement.stable.slot < certificate.slot && !self.forgetful.contains(*key)) {
+                let commit = SignedVote { vote: certificate.vote(), replica: *replica, signature: *signature };
+                let forgot = Evidence::of_commit_and_change(&commit, change);
+                if let Some(convicted) = forgot.and_then(|evidence| evidence.convict(federation).ok()) {
+                    self.forgetful.insert(*key);
+                    found.push(convicted);
+                    break;
+                }
             }
         }
         found
@@ -74,11 +74,14 @@ impl Testimony {
         found
     }
 
-    /// A proposal for a slot at which another batch was committed.
-    pub(super) fn contest(&mut self, slot: Slot) {
-        if self.contested.len() < MAX_CONTESTED {
-            self.contested.insert(slot);
+    /// A frame whose batch was not the one committed at its slot. If its leader signed it, the slot's proposals are looked up at the end; false if there
+    /// are too many of them.
+    pub(super) fn contest(&mut self, federation: &Federation, frame: &[u8]) -> bool {
+        let Ok(Some((view, signature, header))) = proposal_of_frame(frame) else { return true };
+        if proposal(federation, view, signature, &header).is_none() || self.contested.contains(&header.slot) {
+            return true;
         }
+        self.contested.len() < MAX_CONTESTED && self.contested.insert(header.slot)
     }
 
     /// Whether anything is to be looked up in [`Testimony::hear_proposals`].
@@ -99,8 +102,9 @@ impl Testimony {
     }
 
     fn hear_proposal(&mut self, federation: &Federation, view: View, signature: Signature, header: &Header, found: &mut Vec<Convicted>) {
-        let vote = Vote { phase: Phase::PrePrepare, epoch: header.epoch, view, slot: header.slot, digest: header.digest() };
-        self.hear_vote(federation, SignedVote { vote, replica: federation.leader(view), signature }, found);
+        if let Some(vote) = proposal(federation, view, signature, header) {
+            self.hear_vote(federation, vote, found);
+        }
     }
 
     fn hear_vote(&mut self, federation: &Federation, vote: SignedVote, found: &mut Vec<Convicted>) {
@@ -153,7 +157,7 @@ impl Testimony {
     }
 }
 
-/// Keeps the first statement of a place. One that contradicts it convicts, unless one of the two was never signed: then the later one is kept.
+/// Keeps the first statement of a place; one that contradicts it convicts.
 fn hear<K: Ord, S: Clone>(
     federation: &Federation,
     known: &mut BTreeMap<K, S>,
@@ -162,21 +166,28 @@ fn hear<K: Ord, S: Clone>(
     said: &S,
     found: &mut Vec<Convicted>,
 ) {
-    let Some(evidence) = known.get(&place).and_then(contradiction) else {
-        known.entry(place).or_insert_with(|| said.clone());
-        return;
-    };
-    match evidence.convict(federation) {
-        Ok(convicted) => found.push(convicted),
-        Err(_) => drop(known.insert(place, said.clone())),
+    match known.get(&place).and_then(contradiction) {
+        Some(evidence) => found.extend(evidence.convict(federation).ok()),
+        None => drop(known.entry(place).or_insert_with(|| said.clone())),
     }
+}
+
+/// A proposal as its leader's statement, if the leader made it.
+fn proposal(federation: &Federation, view: View, signature: Signature, header: &Header) -> Option<SignedVote> {
+    let vote = Vote { phase: Phase::PrePrepare, epoch: header.epoch, view, slot: header.slot, digest: header.digest() };
+    let leader = federation.leader(view);
+    federation.consensus_key(leader)?.verify(&vote.signed_bytes(federation.id()), &signature).ok()?;
+    Some(SignedVote { vote, replica: leader, signature })
 }
 
 /// A leader's statement against its own new-view (E5).
 fn unfaithful(federation: &Federation, new_view: &NewView, vote: &SignedVote) -> Option<Convicted> {
-    let (slot, leader) = (vote.vote.slot, federation.leader(new_view.view));
+    let slot = vote.vote.slot;
+    if vote.replica != federation.leader(new_view.view) {
+        return None;
+    }
     let headers: Vec<Header> = choose(new_view).1.into_iter().take_while(|header| header.slot <= slot).collect();
-    let chosen = headers.last().filter(|header| header.slot == slot && vote.replica == leader)?;
+    let chosen = headers.last().filter(|header| header.slot == slot)?;
     if chosen.digest() == vote.vote.digest {
         return None;
     }

@@ -16,6 +16,10 @@ enum Verdict {
     Accept,
     /// It breaks a rule here, though perhaps not elsewhere or later.
     Refuse,
+    /// Its header contradicts its parent, or its root does not follow: it is right nowhere.
+    Invalid {
+        root: bool,
+    },
     /// Something before it is not held yet.
     Wait,
 }
@@ -38,6 +42,9 @@ impl Replica {
             self.slots.remove(&slot);
         }
         self.judge_leader(&new);
+        if proposal.view < self.view {
+            return;
+        }
         self.buffer(proposal);
     }
 
@@ -64,7 +71,12 @@ impl Replica {
                 Verdict::Refuse => {
                     self.count_refused += 1;
                     self.proposals.remove(&next);
-                    return self.judge_refused(&proposal, signed_proposal(&proposal, self.federation.leader(proposal.view)));
+                    return;
+                }
+                Verdict::Invalid { root } => {
+                    self.count_refused += 1;
+                    self.proposals.remove(&next);
+                    return self.judge_invalid(&proposal, root);
                 }
                 Verdict::Accept => {
                     self.proposals.remove(&next);
@@ -92,6 +104,13 @@ impl Replica {
         let clock = self.now.wall;
         let fresh = header.timestamp.abs_diff(clock) <= self.federation.parameters().max_drift_ms;
         let follows = header.parent == parent.digest && header.first_sequence == parent.sequence + 1;
+        if header.parent == parent.digest
+            && (!follows || header.timestamp <= parent.timestamp)
+            && !on(Bug::ParentUnchecked)
+            && !on(Bug::TimeUnchecked)
+        {
+            return Verdict::Invalid { root: false };
+        }
         let extends = follows || on(Bug::ParentUnchecked);
         let timely = fresh && header.timestamp > parent.timestamp || on(Bug::TimeUnchecked);
         if !timely || !extends || !self.duplicates.has_room(u64::from(header.count)) {
@@ -108,7 +127,7 @@ impl Replica {
         }
         let mut frontier = parent.frontier;
         body.leaf_hashes.iter().for_each(|leaf| frontier.append(*leaf));
-        if frontier.root() == header.log_root || on(Bug::RootUnchecked) { Verdict::Accept } else { Verdict::Refuse }
+        if frontier.root() == header.log_root || on(Bug::RootUnchecked) { Verdict::Accept } else { Verdict::Invalid { root: true } }
     }
 
     /// An accepted proposal, live or replayed. In a view that was left, only its body matters.

@@ -10,53 +10,71 @@ use crate::types::{
     NewViewClaim, Phase, ReplicaIndex, Signed, SignedCheckpoint, SignedVote, Slot, Unfaithful, View, ViewChange, ViewChangeClaim, encode,
 };
 
-/// Pieces of evidence against one member that a run keeps.
-const EVIDENCE_PER_MEMBER: usize = 64;
+/// Records of one kind against one member that are kept, over all runs.
+const EVIDENCE_PER_KIND: usize = 8;
+/// An update without its payload takes no less in a record.
+const LEAST_UPDATE_BYTES: usize = 64;
 
-/// Where a member broke which rule: one record a place convicts.
-pub(super) type Offence = (ReplicaIndex, EvidenceRule, View, Slot);
+/// Where a member broke which rule, by the kind of its record: one record a place convicts.
+pub(super) type Offence = (ReplicaIndex, u8, View, Slot);
 
 impl Replica {
     /// This replica saw what convicts a member: all others learn of it.
     pub(super) fn caught(&mut self, evidence: Evidence) {
         let (_, view, slot) = evidence.place();
-        let known = self.evidence_seen.contains(&(evidence.accused(&self.federation), evidence.rule(), view, slot));
-        if known || encode(&evidence).map_or(usize::MAX, |bytes| bytes.len()) > MAX_EVIDENCE_BYTES {
+        let member = evidence.accused(&self.federation);
+        let known = self.evidence_seen.contains(&(member, evidence.kind(), view, slot));
+        if known && !self.may_end_the_view(&evidence, member, view) {
             return;
         }
         // Verified anew, because an accusation that does not hold up everywhere would accuse its author.
-        let Ok(found) = evidence.convict(&self.federation) else { return };
-        if self.on_evidence(Box::new(found.clone())) {
-            self.broadcast(ConsensusMessage::Evidence(Box::new(found.record)));
+        if let Ok(found) = evidence.convict(&self.federation) {
+            let fits = encode(&found.record).is_ok_and(|bytes| bytes.len() <= MAX_EVIDENCE_BYTES);
+            self.weigh_evidence(Box::new(found), fits, true);
         }
     }
 
-    /// A member is convicted; says whether that is news. If it leads this view and lied in leading it, the view is over.
-    pub(super) fn on_evidence(&mut self, found: Box<Convicted>) -> bool {
-        let conviction = &found.conviction;
-        let (member, rule, view) = (conviction.replica, conviction.rule, conviction.view);
+    /// A member is convicted by what another one saw.
+    pub(super) fn on_evidence(&mut self, found: Box<Convicted>) {
+        self.weigh_evidence(found, true, false);
+    }
+
+    /// Keeps what is news and fits, and tells it if it was found here. If the member leads this view and lied in leading it, the view is over for this
+    /// replica; all others must hear why, because one that leaves alone would stay outside.
+    fn weigh_evidence(&mut self, found: Box<Convicted>, fits: bool, found_here: bool) {
+        let (member, view, slot) = (found.conviction.replica, found.conviction.view, found.conviction.slot);
+        let reason = self.may_end_the_view(&found.record, member, view).then(|| lied_in_leading(&found.record)).flatten();
         // A flood of more tells nothing new, and must not crowd out what another member did.
-        let known = self.evidence_seen.iter().filter(|offence| offence.0 == member).count();
-        let new = known < EVIDENCE_PER_MEMBER && self.evidence_seen.insert((member, rule, view, conviction.slot));
-        let lied_in_leading = match rule {
-            EvidenceRule::TwoProposals => Some("the leader proposed twice at one place"),
-            EvidenceRule::UnfaithfulLeader => Some("the leader did not keep to its new-view"),
-            EvidenceRule::InvalidHeader => Some("the leader spoke for an invalid header"),
-            EvidenceRule::TwoViewChanges if matches!(found.record, Evidence::NewViews { .. }) => Some("the leader began its view in two ways"),
-            _ => None,
-        };
+        let kind = found.record.kind();
+        let kept = self.evidence_seen.iter().filter(|offence| (offence.0, offence.1) == (member, kind)).count();
+        let new = fits && kept < EVIDENCE_PER_KIND && self.evidence_seen.insert((member, kind, view, slot));
+        if fits && (new && found_here || reason.is_some()) {
+            self.broadcast(ConsensusMessage::Evidence(Box::new(found.record.clone())));
+        }
+        match reason {
+            Some(reason) if fits => {
+                self.start_view_change(self.view + 1, reason);
+                self.view_ended_by = Some(Box::new(found.record.clone()));
+            }
+            Some(reason) if self.complained != Some(self.view) => self.complain(reason),
+            _ => {}
+        }
         if new {
             self.count_evidence += 1;
             self.out.effects.push(Effect::Evidence(found));
         }
-        if let Some(reason) = lied_in_leading
-            && view == self.view
-            && !self.changing
-            && member == self.federation.leader(self.view)
-        {
-            self.start_view_change(self.view + 1, reason);
-        }
-        new
+    }
+
+    /// What an earlier run kept: it is no news.
+    pub(crate) fn remember_evidence(&mut self, evidence: &Evidence) {
+        let (_, view, slot) = evidence.place();
+        self.evidence_seen.insert((evidence.accused(&self.federation), evidence.kind(), view, slot));
+    }
+
+    /// Whether evidence is against the leader of this view, for a lie in leading it.
+    fn may_end_the_view(&self, evidence: &Evidence, member: ReplicaIndex, view: View) -> bool {
+        let leads = view == self.view && !self.changing && !self.suspect && member == self.federation.leader(self.view);
+        leads && lied_in_leading(evidence).is_some()
     }
 
     /// A member's Commit: its later view-changes must not leave it out.
@@ -116,21 +134,28 @@ impl Replica {
         self.caught(Evidence::Unfaithful(Box::new(Unfaithful { new_view, changes, headers, vote: vote.clone() })));
     }
 
-    /// A proposal that was refused although its parent is known: perhaps its header cannot be right anywhere (E7), and so no vote for it either.
-    pub(super) fn judge_refused(&mut self, proposal: &CheckedProposal, signed: SignedVote) {
-        let Some(parent) = self.parent_header(&proposal.header) else { return };
+    /// A proposal whose header cannot be right anywhere (E7), and so no vote for it either.
+    pub(super) fn judge_invalid(&mut self, proposal: &CheckedProposal, root: bool) {
+        let leader = self.federation.leader(proposal.view);
+        let header = &proposal.header;
+        // What its leader repeats tells nothing new; and what no record can hold is not worth the hashing.
+        let too_large = root && proposal.body.body.count().saturating_mul(LEAST_UPDATE_BYTES) > MAX_EVIDENCE_BYTES;
+        if too_large
+            || self.evidence_seen.iter().any(|(member, kind, view, slot)| (*member, *kind, *view, *slot) == (leader, 7, proposal.view, header.slot))
+        {
+            return;
+        }
+        let Some(parent) = self.parent_header(header) else { return };
         let growth = self
-            .chain_end(proposal.header.slot - 1)
-            .filter(|end| end.digest == proposal.header.parent)
+            .chain_end(header.slot - 1)
+            .filter(|_| root)
             .map(|end| Growth { peaks: end.frontier.peaks().to_vec(), body: BodyClaim::of(&proposal.body.body, &proposal.body.digests) });
-        let header = proposal.header.clone();
-        let invalid =
-            [None, growth].into_iter().map(|growth| InvalidVote { vote: signed.clone(), header: header.clone(), parent: parent.clone(), growth });
-        let Some(found) = invalid.map(Box::new).find(|invalid| Evidence::Invalid(invalid.clone()).verify(&self.federation).is_ok()) else { return };
         let state = self.slots.get(&header.slot);
         let votes = state.into_iter().flat_map(|state| state.prepares.matching(proposal.digest).chain(state.commits.matching(proposal.digest)));
-        for vote in std::iter::once(&signed).chain(votes).cloned().collect::<Vec<_>>() {
-            self.caught(Evidence::Invalid(Box::new(InvalidVote { vote, ..InvalidVote::clone(&found) })));
+        let guilty: Vec<SignedVote> = std::iter::once(&signed_proposal(proposal, leader)).chain(votes).cloned().collect();
+        for vote in guilty {
+            let invalid = InvalidVote { vote, header: header.clone(), parent: parent.clone(), growth: growth.clone() };
+            self.caught(Evidence::Invalid(Box::new(invalid)));
         }
     }
 
@@ -173,4 +198,17 @@ fn signed_change(change: &ViewChange) -> Signed<ViewChangeClaim> {
 pub(super) fn signed_proposal(proposal: &CheckedProposal, leader: ReplicaIndex) -> SignedVote {
     let vote = crate::types::Vote { phase: Phase::PrePrepare, epoch: 0, view: proposal.view, slot: proposal.header.slot, digest: proposal.digest };
     SignedVote { vote, replica: leader, signature: proposal.signature }
+}
+
+/// Why a view is over whose leader is guilty of this, if it is.
+fn lied_in_leading(evidence: &Evidence) -> Option<&'static str> {
+    match evidence {
+        Evidence::NewViews { .. } => Some("the leader began its view in two ways"),
+        evidence => match evidence.rule() {
+            EvidenceRule::TwoProposals => Some("the leader proposed twice at one place"),
+            EvidenceRule::UnfaithfulLeader => Some("the leader did not keep to its new-view"),
+            EvidenceRule::InvalidHeader => Some("the leader spoke for an invalid header"),
+            _ => None,
+        },
+    }
 }

@@ -45,6 +45,8 @@ impl Replica {
         }
         self.checkpoints = self.checkpoints.split_off(&(certificate.checkpoint.slot + 1));
         self.stable = Some(certificate.clone());
+        let floor = self.floor();
+        self.commits_heard.retain(|(_, slot), _| *slot > floor);
         self.prune();
     }
 }

@@ -210,6 +210,8 @@ pub struct Replica {
     pub(super) caught_up_from: Option<ReplicaIndex>,
     pub(super) timers: Timers,
     pub(super) evidence_seen: std::collections::BTreeSet<super::accuse::Offence>,
+    /// The evidence for which the last view was left, as long as the next one has not begun.
+    pub(super) view_ended_by: Option<Box<crate::types::Evidence>>,
     /// The Commit of the highest view that each member sent for each slot above the floor.
     pub(super) commits_heard: BTreeMap<(ReplicaIndex, Slot), SignedVote>,
     pub(super) count_view_changes: u64,
@@ -268,6 +270,7 @@ impl Replica {
             timers: Timers::default(),
             evidence_seen: std::collections::BTreeSet::new(),
             commits_heard: BTreeMap::new(),
+            view_ended_by: None,
             count_view_changes: 0,
             count_evidence: 0,
             count_refused: 0,
@@ -340,7 +343,7 @@ impl Replica {
             Checked::Forward(submission) => self.on_submit(submission, None),
             Checked::FetchBody(fetch) => self.on_fetch_body(from, fetch),
             Checked::Body(header, body) => self.on_body(header, body),
-            Checked::Evidence(found) => drop(self.on_evidence(found)),
+            Checked::Evidence(found) => self.on_evidence(found),
             Checked::Rejoin(rejoin) => self.on_rejoin(from, &rejoin),
             Checked::RejoinAnswer(answer) => self.on_rejoin_answer(from, &answer),
         }
@@ -463,7 +466,6 @@ impl Replica {
     pub(super) fn prune(&mut self) {
         let floor = if on(Bug::NothingPruned) { 0 } else { self.floor() };
         self.slots = self.slots.split_off(&(floor + 1));
-        self.commits_heard.retain(|(_, slot), _| *slot > floor);
         self.bodies = self.bodies.split_off(&(floor + 1, Digest::ZERO));
         self.proposals = self.proposals.split_off(&(self.tip.slot + 1));
         self.proposals_ahead = self.proposals_ahead.split_off(&(self.tip.slot + 1));

@@ -182,6 +182,7 @@ impl Replica {
     /// A new-view: adopt its checkpoint, and take the chosen headers as accepted.
     pub(super) fn apply_new_view(&mut self, new_view: &Arc<NewView>) {
         self.safety.enter(new_view.view);
+        self.view_ended_by = None;
         self.own_view_change = None;
         self.own_new_view = Some(new_view.clone());
         self.begin_view(new_view.view, false);
@@ -288,6 +289,9 @@ impl Replica {
     pub(super) fn repeat_view_change(&mut self) {
         if let Some(change) = self.own_change_to_repeat().filter(|_| !on(Bug::ViewChangeNotRepeated)) {
             self.broadcast(ConsensusMessage::ViewChange(change));
+            if let Some(evidence) = self.view_ended_by.clone() {
+                self.broadcast(ConsensusMessage::Evidence(evidence));
+            }
         }
         if self.barred_view == Some(self.view) && self.leads() && !self.changing {
             self.complain("restarted as leader");

@@ -20,6 +20,8 @@ impl Replica {
             self.remember_commit(&vote);
         }
         self.judge_leader(&vote);
+        // That may have ended the view.
+        let view = self.view;
         let state = self.slots.entry(slot).or_default();
         let contradicted = match vote.vote.phase {
             Phase::PrePrepare => return,

@@ -16,7 +16,7 @@ use crate::client::Client;
 use crate::crypto::Digest;
 use crate::error::FederationError;
 use crate::proof::NoteError;
-use crate::recovery::DataDir;
+use crate::recovery::{DataDir, read_note};
 use crate::types::{Federation, Leaf, PublishedCheckpoint, Slot};
 
 /// About how many bytes of batches one answer of a live federation may hold.
@@ -120,7 +120,7 @@ pub enum ExportError {
 /// [`ExportError::NoCheckpoint`], [`ExportError::Note`], or IO.
 pub fn published_in(replica: &Path, federation: &Federation) -> Result<PublishedCheckpoint, ExportError> {
     let path = DataDir(data_dir(replica)).checkpoint();
-    let bytes = std::fs::read(&path).map_err(|error| match error.kind() {
+    let bytes = read_note(&path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => ExportError::NoCheckpoint { path: path.clone(), every: federation.parameters().checkpoint_slots },
         _ => ExportError::Io { path: path.clone(), error },
     })?;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use super::ExportError;
 use crate::crypto::Digest;
 use crate::crypto::merkle::{Frontier, Nodes, empty_root, leaf_hash, node_hash};
+use crate::recovery::read_note;
 use crate::types::{Federation, PublishedCheckpoint};
 
 /// Hashes, or entries, in a full tile.
@@ -216,7 +217,7 @@ fn nodes_at(size: u64, level: u32) -> u64 {
 /// The checkpoint of the export that a directory holds; `None` for one that is empty, or where the first export was interrupted.
 fn held_before(federation: &Federation, to: &Path) -> Result<Option<PublishedCheckpoint>, ExportError> {
     let path = to.join("checkpoint");
-    match fs::read(&path) {
+    match read_note(&path) {
         Ok(bytes) => {
             let checked = PublishedCheckpoint::from_note(&bytes, federation).and_then(|note| Ok(note.verify(federation).map(|()| note)?));
             checked.map(Some).map_err(|error| ExportError::Note { path, error })

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::crypto::{Digest, SigningKey};
-use crate::recovery::DataDir;
+use crate::recovery::{DataDir, read_note};
 use crate::types::{Checkpoint, Cosignature, Federation, PublishedCheckpoint, ReplicaIndex};
 
 /// So many of its own cosignatures a replica keeps for peers that are behind.
@@ -123,7 +123,7 @@ impl Published {
 
 /// A note that was left; damage is said aloud, and costs no more than the note.
 fn read(path: &Path, federation: &Federation) -> Option<PublishedCheckpoint> {
-    let problem = match fs::read(path) {
+    let problem = match read_note(path) {
         Ok(bytes) => match PublishedCheckpoint::from_note(&bytes, federation) {
             Ok(note) => return Some(note),
             Err(error) => error.to_string(),

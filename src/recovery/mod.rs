@@ -20,6 +20,8 @@ pub use suspicion::Suspicion;
 pub use tables::{body_locator, body_of};
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -29,6 +31,7 @@ use crate::crypto::{Digest, PublicKey, SigningKey};
 use crate::failpoint::{self, Point};
 use crate::journal::{Disk, Journal, JournalError, JournalOptions, Locator, RealDisk};
 use crate::planted::{Bug, on};
+use crate::proof::MAX_NOTE_BYTES;
 use crate::store::{Log, LogReader, Store, StoreError, StoreOptions, StoredBatch};
 use crate::types::{Checkpoint, CodecError, Federation, ReplicaIndex, Slot};
 use replay::{Replayed, open_or_rebuild, record_of, replay_journal, stable_slot};
@@ -236,6 +239,11 @@ pub fn recover_on<M: Medium>(medium: &M, dir: &DataDir, inputs: Inputs) -> Resul
     let suspicion = Suspect { votes_lost: votes_lost.then_some(nonce), blind_until: report.blind_until };
     let owner = key.public();
     let mut core = Replica::new(federation.clone(), me, key, core, tip, duplicates, suspicion);
+    match store.reader().evidence() {
+        Ok(kept) => kept.iter().for_each(|evidence| core.remember_evidence(evidence)),
+        // No vote depends on it, and what is found anew is kept anew.
+        Err(error) => tracing::error!(%error, "evidence that earlier runs kept cannot be read; exofed audit names the row"),
+    }
     let mut run = 0;
     for record in &replayed.records {
         if let Record::Owner(found) = record
@@ -326,6 +334,21 @@ fn remember_suspicion(note: &Suspicion, report: &mut RecoveryReport) -> Result<(
         (None, None) => {}
     }
     Ok(())
+}
+
+/// A published note's file, if it is one and not longer than any note is.
+///
+/// # Errors
+/// What the operating system says; a file that is none, or too long.
+pub fn read_note(path: &Path) -> io::Result<Vec<u8>> {
+    let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
+    if !fs::metadata(path)?.is_file() {
+        return Err(invalid("not a regular file".to_owned()));
+    }
+    let mut bytes = Vec::new();
+    let limit = MAX_NOTE_BYTES as u64;
+    fs::File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > MAX_NOTE_BYTES { Err(invalid(format!("more than the {limit} bytes that a note may have"))) } else { Ok(bytes) }
 }
 
 /// Notes durably that the replica ran, before anything can be sent. A damaged voting record stays as it is: it is the evidence.

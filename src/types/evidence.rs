@@ -238,8 +238,7 @@ impl Evidence {
     /// A Commit and a later view-change, if the view-change leaves it out.
     #[must_use]
     pub fn of_commit_and_change(commit: &SignedVote, change: &Signed<ViewChangeClaim>) -> Option<Self> {
-        let evidence = Self::Forgot { commit: commit.clone(), change: change.clone() };
-        evidence.contradicts().then_some(evidence)
+        leaves_out(commit, &change.statement).then(|| Self::Forgot { commit: commit.clone(), change: change.clone() })
     }
 
     /// Whether the statements contradict each other; their signatures are checked apart.
@@ -334,11 +333,10 @@ impl Evidence {
         }
     }
 
-    /// Names the contradiction, not its record: the same for whoever saw the statements in whichever order. Tag, kind u8 (the phase for E1 to E3;
-    /// 4, 5, 7 and 9 for these rules, 6 for two view-changes, 16 for two new-views and 19 for two cosignatures), member u16, epoch u64, view u64, slot u64, the two digests.
+    /// The kind of record, as ids and rows count them: the phase for E1 to E3.
     #[must_use]
-    pub fn id(&self, federation: &Federation) -> Digest {
-        let kind = match self {
+    pub const fn kind(&self) -> u8 {
+        match self {
             Self::Votes { first, .. } => first.vote.phase.code(),
             Self::Forgot { .. } => 4,
             Self::Unfaithful(_) => 5,
@@ -347,11 +345,17 @@ impl Evidence {
             Self::Invalid(_) => 7,
             Self::Checkpoints { .. } => 9,
             Self::Cosignatures { .. } => 19,
-        };
+        }
+    }
+
+    /// Names the contradiction, not its record: the same for whoever saw the statements in whichever order. Tag, kind u8 (the phase for E1 to E3;
+    /// 4, 5, 7 and 9 for these rules, 6 for two view-changes, 16 for two new-views and 19 for two cosignatures), member u16, epoch u64, view u64, slot u64, the two digests.
+    #[must_use]
+    pub fn id(&self, federation: &Federation) -> Digest {
         let (epoch, view, slot) = self.place();
         let [first, second] = self.digests(federation.id());
         Canonical::hash("exo-federation/v1/evidence\0")
-            .u8(kind)
+            .u8(self.kind())
             .u16(self.accused(federation))
             .u64(epoch)
             .u64(view)
