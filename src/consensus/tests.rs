@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::*;
-use crate::crypto::{Digest, ReplicaSecret, SigningKey};
+use crate::crypto::{Digest, ReplicaSecret, Signature, SigningKey};
 use crate::types::{
-    Author, CommittedBatch, Federation, Genesis, Member, Parameters, PeerId, Phase, SignedProposal, StateUpdate, Submission, UpdateId, Vote,
+    Author, CommittedBatch, Evidence, Federation, Genesis, Member, NewView, Parameters, PeerId, Phase, Signed, SignedProposal, SignedVote,
+    StableClaim, StateUpdate, Submission, UpdateId, ViewChange, ViewChangeClaim, Vote,
 };
 
 /// SplitMix64: enough randomness for a schedule, and the same on every machine.
@@ -484,6 +485,59 @@ fn a_leader_that_proposes_twice_is_replaced_and_convicted() {
     cluster.submit(2, 1);
     cluster.run_for(2_000);
     assert_eq!(cluster.receipts.len(), 1);
+}
+
+fn views(cluster: &Cluster) -> Vec<View> {
+    (0..4).map(|i: usize| cluster.nodes[i].core.as_ref().unwrap().status().view).collect()
+}
+
+#[test]
+fn evidence_against_the_leader_that_one_replica_hears_moves_all() {
+    let mut cluster = Cluster::new(4, 9, Parameters::default());
+    cluster.submit(0, 1);
+    cluster.run_for(100);
+    let signed = |id| match forged_proposal(&cluster, 0, 0, 7, id) {
+        ConsensusMessage::PrePrepare(p) => SignedVote { vote: p.vote(), replica: 0, signature: p.signature },
+        _ => unreachable!(),
+    };
+    let evidence = Evidence::Votes { first: signed("a"), second: signed("b") };
+    cluster.process(Item::Message(3, 1, ConsensusMessage::Evidence(evidence.into())));
+    // Far less than any timeout: whoever left alone would stay outside until then.
+    cluster.run_for(60);
+    assert_eq!(views(&cluster), [1; 4]);
+    cluster.submit(2, 2);
+    cluster.run_for(200);
+    assert_eq!(cluster.receipts.len(), 2);
+}
+
+#[test]
+fn a_second_new_view_ends_its_view_although_its_leader_was_convicted_of_two_view_changes() {
+    let mut cluster = Cluster::new(4, 10, Parameters::default());
+    cluster.crash(0);
+    cluster.submit(2, 1);
+    cluster.run_for(2_000);
+    cluster.start(0);
+    cluster.run_for(200);
+    assert_eq!(views(&cluster), [1; 4]);
+    let id = cluster.federation.id();
+    let change = |replica: u16, new_view: View| {
+        let mut change = ViewChange { epoch: 0, new_view, stable: None, prepared: vec![], replica, signature: Signature([0; 64]) };
+        change.signature = secret(replica).consensus_key().sign(&change.signed_bytes(id));
+        change
+    };
+    let claim = |stable_slot| {
+        let stable = StableClaim { slot: stable_slot, ..StableClaim::default() };
+        let statement = ViewChangeClaim { epoch: 0, new_view: 1, replica: 1, stable, prepared: vec![] };
+        Signed { signature: secret(1).consensus_key().sign(&statement.signed_bytes(id)), statement }
+    };
+    let evidence = Evidence::ViewChanges { first: claim(0), second: claim(1) };
+    (0..4).for_each(|to| cluster.process(Item::Message(3, to, ConsensusMessage::Evidence(evidence.clone().into()))));
+    assert_eq!(views(&cluster), [1; 4], "that is no reason to leave a view that has begun");
+    let mut second = NewView { epoch: 0, view: 1, view_changes: [0, 1, 2].map(|replica| change(replica, 1)).into(), signature: Signature([0; 64]) };
+    second.signature = secret(1).consensus_key().sign(&second.signed_bytes(id));
+    cluster.process(Item::Message(1, 3, ConsensusMessage::NewView(second.into())));
+    cluster.run_for(60);
+    assert_eq!(views(&cluster), [2; 4]);
 }
 
 #[test]
