@@ -51,21 +51,31 @@ pub(crate) struct Pipeline {
     /// The replica's voting record cannot be trusted: it stays as it was found until the replica has rejoined.
     suspect: bool,
     suspicion: Suspicion,
+    /// Certificates of the last group. Each may hold this replica's own Commit: in the segments before its prepared certificate is in the voting
+    /// record, that would be a vote which a crash between the two syncs makes it forget.
+    committed: Vec<Record>,
 }
 
 impl Pipeline {
     pub(crate) fn new(journal: Journal, places: BTreeMap<(Slot, Digest), Locator>, suspect: bool, suspicion: Suspicion) -> Self {
-        Self { journal, places, suspect, suspicion }
+        Self { journal, places, suspect, suspicion, committed: Vec::new() }
     }
 
     /// Syncs whatever is buffered; nothing if nothing is.
     pub(crate) fn sync(&mut self) -> Result<(), PipelineError> {
+        self.journal.sync()?;
+        if self.committed.is_empty() {
+            return Ok(());
+        }
+        for record in std::mem::take(&mut self.committed) {
+            self.append(record, &mut Vec::new())?;
+        }
         Ok(self.journal.sync()?)
     }
 
-    /// Whether anything appended is not yet written and synced.
-    pub(crate) fn has_unsynced(&self) -> bool {
-        self.journal.has_unsynced()
+    /// Whether everything that a message may rest on is synced.
+    pub(crate) fn is_settled(&self) -> bool {
+        !self.journal.has_unsynced()
     }
 
     /// Whether the replica has yet to rejoin.
@@ -81,6 +91,10 @@ impl Pipeline {
     /// Appends a group of steps and syncs it, unless nothing in it has to be synced now (`due` says that a sync is due anyway).
     pub(crate) fn group(&mut self, inputs: impl Iterator<Item = PipelineInput>, due: bool) -> Result<Vec<Released>, PipelineError> {
         let (mut released, mut effects, mut must_sync) = (Vec::new(), Vec::new(), due);
+        let (earlier, mut checkpoint) = (std::mem::take(&mut self.committed), false);
+        for record in earlier {
+            self.append(record, &mut released)?;
+        }
         for input in inputs {
             match input {
                 PipelineInput::Step(Step { records, effects: of_step, rejoin, .. }) => {
@@ -89,15 +103,21 @@ impl Pipeline {
                     }
                     for record in records {
                         must_sync |= record.must_sync();
-                        self.append(record, &mut released)?;
+                        match record {
+                            Record::Committed(_) => self.committed.push(record),
+                            record => self.append(record, &mut released)?,
+                        }
                     }
-                    must_sync |= of_step.iter().any(|e| matches!(e, Effect::Deliver(d) if d.checkpoint));
+                    checkpoint |= of_step.iter().any(|e| matches!(e, Effect::Deliver(d) if d.checkpoint));
                     effects.extend(of_step);
                 }
                 PipelineInput::Rotate(snapshot) => self.journal.rotate_votes(&frames(&snapshot)?)?,
             }
         }
-        if must_sync && (due || !on(Bug::VoteBeforeRecord)) {
+        if (must_sync || checkpoint) && (due || !on(Bug::VoteBeforeRecord)) {
+            self.journal.sync()?;
+        }
+        if checkpoint {
             self.sync()?;
         }
         effects.into_iter().for_each(|effect| released.push(self.release(effect)));

@@ -187,7 +187,7 @@ impl Instance {
 impl Live {
     /// What was written becomes fact once the disk says that it is durable.
     fn settle_facts(&mut self, disk: &SimDisk) {
-        if !self.pipeline.has_unsynced() && disk.is_clean() {
+        if self.pipeline.is_settled() && disk.is_clean() {
             self.facts.extend(self.pending_facts.drain(..));
         }
     }
