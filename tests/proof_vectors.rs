@@ -8,15 +8,16 @@ use std::path::PathBuf;
 
 use data_encoding::HEXLOWER;
 use exo_federation::crypto::{Digest, PublicKey, ReplicaSecret, Signature, SigningKey, merkle};
-use exo_federation::proof::CommitProof;
+use exo_federation::proof::{CommitProof, ConsistencyProof};
 use exo_federation::types::{
-    Body, Checkpoint, CheckpointCertificate, Complaint, Federation, FederationId, Genesis, Header, Leaf, NewView, Phase, PreparedCertificate,
-    SignatureSet, StateUpdate, Submission, UpdateId, ViewChange, Vote, data_digest,
+    Body, Checkpoint, CheckpointCertificate, Complaint, Evidence, Federation, FederationId, Genesis, Header, Leaf, NewView, Phase,
+    PreparedCertificate, SignatureSet, StateUpdate, Submission, UpdateId, ViewChange, Vote, data_digest,
 };
+use proof_fixture::evidence::World;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-const KINDS: [&str; 15] = [
+const KINDS: [&str; 17] = [
     "data-digest",
     "leaf",
     "submission",
@@ -32,6 +33,8 @@ const KINDS: [&str; 15] = [
     "salt",
     "merkle",
     "commit-proof",
+    "consistency-proof",
+    "evidence",
 ];
 
 fn hex(bytes: &[u8]) -> String {
@@ -159,6 +162,43 @@ fn proof_output(input: &Value) -> Value {
     })
 }
 
+/// The proof that one log of the fixture's history is the beginning of another.
+fn consistency_output(input: &Value) -> Value {
+    let (members, older, newer): (u8, usize, usize) = (parse(&input["members"]), parse(&input["older"]), parse(&input["newer"]));
+    let (federation, proof) = proof_fixture::consistent(members, older, newer);
+    assert_eq!(serde_json::to_value(federation.genesis()).unwrap(), input["genesis"], "the fixture's seeds have changed");
+    proof.verify(&federation).unwrap();
+    let text = proof.to_json(&federation).unwrap();
+    assert_eq!(ConsistencyProof::from_json(&text, &federation).unwrap(), proof);
+    json!({
+        "old_size": proof.old_size,
+        "old_root": proof.old_root,
+        "new_size": proof.header.last_sequence(),
+        "new_root": proof.header.log_root,
+        "json": String::from_utf8(text).unwrap(),
+    })
+}
+
+/// The record that the fixture calls by this name.
+fn evidence_output(input: &Value) -> Value {
+    let world = World::new();
+    assert_eq!(serde_json::to_value(world.federation.genesis()).unwrap(), input["genesis"], "the fixture's seeds have changed");
+    let (_, rule, evidence) = world.guilty().into_iter().find(|(name, ..)| input["record"] == *name).unwrap();
+    let conviction = evidence.verify(&world.federation).unwrap();
+    assert_eq!(conviction.rule, rule);
+    let text = evidence.to_json(&world.federation).unwrap();
+    assert_eq!(Evidence::from_json(&text, &world.federation).unwrap().verify(&world.federation).unwrap(), conviction);
+    json!({
+        "id": conviction.id,
+        "rule": rule,
+        "member": conviction.member,
+        "view": conviction.view,
+        "slot": conviction.slot,
+        "digests": conviction.digests,
+        "json": String::from_utf8(text).unwrap(),
+    })
+}
+
 fn keys_output(input: &Value) -> Value {
     let secret = ReplicaSecret::from_bytes(array(&input["secret"]));
     let of = |key: SigningKey| -> PublicKey { key.public() };
@@ -199,6 +239,8 @@ fn output(kind: &str, input: &Value) -> Value {
         "salt" => json!({ "salt": hex(&SigningKey::from_seed(&array(&input["author_seed"])).salt_for(id(&input["update_id"]).0.as_bytes())) }),
         "merkle" => merkle_output(input),
         "commit-proof" => proof_output(input),
+        "consistency-proof" => consistency_output(input),
+        "evidence" => evidence_output(input),
         other => panic!("no such kind of vector: {other}"),
     }
 }
@@ -403,6 +445,16 @@ fn proof_input(members: u8, opening: bool) -> Value {
     json!({ "members": members, "opening": opening, "genesis": proof_fixture::federation(members).genesis() })
 }
 
+/// The log after `older` of the fixture's batches, 0 for the empty one, and the log after `newer`.
+fn consistency_input(members: u8, older: usize, newer: usize) -> Value {
+    json!({ "members": members, "older": older, "newer": newer, "genesis": proof_fixture::federation(members).genesis() })
+}
+
+fn evidence_inputs() -> Vec<Value> {
+    let world = World::new();
+    world.guilty().iter().map(|(name, ..)| json!({ "record": name, "genesis": world.federation.genesis() })).collect()
+}
+
 fn inputs(kind: &str) -> Vec<Value> {
     let federation_id = repeated(0x11);
     let salt = hex(&[0x5a; 16]);
@@ -431,6 +483,8 @@ fn inputs(kind: &str) -> Vec<Value> {
             .map(|size: &u64| json!({ "leaves": (0..*size).map(|i| hex(&i.to_le_bytes())).collect::<Vec<_>>() }))
             .collect(),
         "commit-proof" => vec![proof_input(4, true), proof_input(4, false), proof_input(7, true)],
+        "consistency-proof" => [(4, 0, 3), (4, 1, 6), (4, 3, 6), (4, 4, 4), (7, 4, 6)].map(|(n, older, newer)| consistency_input(n, older, newer)).into(),
+        "evidence" => evidence_inputs(),
         other => panic!("no such kind of vector: {other}"),
     }
 }
