@@ -8,15 +8,16 @@ use std::path::PathBuf;
 
 use data_encoding::{BASE64, HEXLOWER};
 use exo_federation::crypto::{Digest, PublicKey, ReplicaSecret, Signature, SigningKey, merkle};
-use exo_federation::proof::{CommitProof, TlogProof, policy_text};
+use exo_federation::proof::{CommitProof, ConsistencyProof, TlogProof, policy_text};
 use exo_federation::types::{
-    Body, Checkpoint, CheckpointCertificate, Complaint, Cosignature, Federation, FederationId, Genesis, Header, Leaf, NewView, Phase,
+    Body, Checkpoint, CheckpointCertificate, Complaint, Cosignature, Evidence, Federation, FederationId, Genesis, Header, Leaf, NewView, Phase,
     PreparedCertificate, PublishedCheckpoint, SignatureSet, StateUpdate, Submission, UpdateId, ViewChange, Vote, checkpoint_origin, data_digest,
 };
+use proof_fixture::evidence::World;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-const KINDS: [&str; 16] = [
+const KINDS: [&str; 18] = [
     "data-digest",
     "leaf",
     "submission",
@@ -33,6 +34,8 @@ const KINDS: [&str; 16] = [
     "merkle",
     "commit-proof",
     "published-checkpoint",
+    "consistency-proof",
+    "evidence",
 ];
 
 fn hex(bytes: &[u8]) -> String {
@@ -185,6 +188,43 @@ fn published_output(input: &Value) -> Value {
     })
 }
 
+/// The proof that one log of the fixture's history is the beginning of another.
+fn consistency_output(input: &Value) -> Value {
+    let (members, older, newer): (u8, usize, usize) = (parse(&input["members"]), parse(&input["older"]), parse(&input["newer"]));
+    let (federation, proof) = proof_fixture::consistent(members, older, newer);
+    assert_eq!(serde_json::to_value(federation.genesis()).unwrap(), input["genesis"], "the fixture's seeds have changed");
+    proof.verify(&federation).unwrap();
+    let text = proof.to_json(&federation).unwrap();
+    assert_eq!(ConsistencyProof::from_json(&text, &federation).unwrap(), proof);
+    json!({
+        "old_size": proof.old_size,
+        "old_root": proof.old_root,
+        "new_size": proof.header.last_sequence(),
+        "new_root": proof.header.log_root,
+        "json": String::from_utf8(text).unwrap(),
+    })
+}
+
+/// The record that the fixture calls by this name.
+fn evidence_output(input: &Value) -> Value {
+    let world = World::new();
+    assert_eq!(serde_json::to_value(world.federation.genesis()).unwrap(), input["genesis"], "the fixture's seeds have changed");
+    let (_, rule, evidence) = world.guilty().into_iter().find(|(name, ..)| input["record"] == *name).unwrap();
+    let conviction = evidence.verify(&world.federation).unwrap();
+    assert_eq!(conviction.rule, rule);
+    let text = evidence.to_json(&world.federation).unwrap();
+    assert_eq!(Evidence::from_json(&text, &world.federation).unwrap().verify(&world.federation).unwrap(), conviction);
+    json!({
+        "id": conviction.id,
+        "rule": rule,
+        "member": conviction.member,
+        "view": conviction.view,
+        "slot": conviction.slot,
+        "digests": conviction.digests,
+        "json": String::from_utf8(text).unwrap(),
+    })
+}
+
 fn keys_output(input: &Value) -> Value {
     let secret = ReplicaSecret::from_bytes(array(&input["secret"]));
     let of = |key: SigningKey| -> PublicKey { key.public() };
@@ -226,6 +266,8 @@ fn output(kind: &str, input: &Value) -> Value {
         "merkle" => merkle_output(input),
         "commit-proof" => proof_output(input),
         "published-checkpoint" => published_output(input),
+        "consistency-proof" => consistency_output(input),
+        "evidence" => evidence_output(input),
         other => panic!("no such kind of vector: {other}"),
     }
 }
@@ -468,6 +510,16 @@ fn published_input(members: u8, cosigners: &[u8]) -> Value {
     json!({ "members": members, "genesis": proof_fixture::federation(members).genesis(), "publisher": 1, "cosigners": cosigners })
 }
 
+/// The log after `older` of the fixture's batches, 0 for the empty one, and the log after `newer`.
+fn consistency_input(members: u8, older: usize, newer: usize) -> Value {
+    json!({ "members": members, "older": older, "newer": newer, "genesis": proof_fixture::federation(members).genesis() })
+}
+
+fn evidence_inputs() -> Vec<Value> {
+    let world = World::new();
+    world.guilty().iter().map(|(name, ..)| json!({ "record": name, "genesis": world.federation.genesis() })).collect()
+}
+
 fn inputs(kind: &str) -> Vec<Value> {
     let federation_id = repeated(0x11);
     let salt = hex(&[0x5a; 16]);
@@ -497,6 +549,8 @@ fn inputs(kind: &str) -> Vec<Value> {
             .collect(),
         "commit-proof" => vec![proof_input(4, true), proof_input(4, false), proof_input(7, true)],
         "published-checkpoint" => vec![published_input(4, &[0, 1, 3]), published_input(4, &[0, 1, 2, 3]), published_input(7, &[1, 2, 4, 5, 6])],
+        "consistency-proof" => [(4, 0, 3), (4, 1, 6), (4, 3, 6), (4, 4, 4), (7, 4, 6)].map(|(n, older, newer)| consistency_input(n, older, newer)).into(),
+        "evidence" => evidence_inputs(),
         other => panic!("no such kind of vector: {other}"),
     }
 }

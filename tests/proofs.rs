@@ -540,6 +540,7 @@ fn sequence_numbers_end_at_the_last_u64() {
     for (first, count, fits) in [(u64::MAX, 1, true), (u64::MAX, 2, false), (u64::MAX - 6, 7, true), (u64::MAX - 6, 8, false), (0, 1, false)] {
         (header.first_sequence, header.count) = (first, count);
         assert_eq!(check_header(&chain.federation, &header).is_ok(), fits, "{count} updates from {first} on");
+        assert!(!fits || header.last_sequence() == first + (u64::from(count) - 1), "{count} updates from {first} on");
     }
 }
 

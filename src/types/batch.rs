@@ -74,10 +74,11 @@ impl Header {
             .digest()
     }
 
-    /// The sequence number of its last update: the size of the log after it. Saturates on a header that was never valid.
+    /// The sequence number of its last update: the size of the log after it. Where that is no u64, in a header that was never valid, the nearest one.
     #[must_use]
     pub fn last_sequence(&self) -> Sequence {
-        self.first_sequence.saturating_add(u64::from(self.count)).saturating_sub(1)
+        let last = (u128::from(self.first_sequence) + u128::from(self.count)).saturating_sub(1);
+        Sequence::try_from(last).unwrap_or(Sequence::MAX)
     }
 }
 

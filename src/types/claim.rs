@@ -213,13 +213,10 @@ impl BodyClaim {
 #[must_use]
 pub fn implied<'a>(changes: &[ViewChangeClaim], headers: &'a [Header]) -> Vec<&'a Header> {
     let base = changes.iter().map(|change| change.stable).max_by_key(|stable| stable.slot).unwrap_or_default();
-    // Nobody's numbers are believed beyond this; a slot at the end of u64 has none behind it.
-    if base.slot > 1 << 56 {
-        return Vec::new();
-    }
     let mut parent = base.digest;
     let mut chosen = Vec::new();
-    for (slot, header) in (base.slot.saturating_add(1)..).zip(headers) {
+    // A view-change may name any slot, the last number too, behind which there is none.
+    for (slot, header) in base.slot.checked_add(1).into_iter().flat_map(|first| first..=Slot::MAX).zip(headers) {
         let mut best: Option<PreparedClaim> = None;
         for claim in changes.iter().flat_map(|change| &change.prepared).filter(|claim| claim.slot == slot) {
             if best.is_none_or(|best| claim.view > best.view) {

@@ -2,10 +2,12 @@
 
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub(crate) mod evidence;
+
 use std::sync::Arc;
 
-use exo_federation::crypto::{Digest, ReplicaSecret, SigningKey, merkle::Frontier};
-use exo_federation::proof::CommitProof;
+use exo_federation::crypto::{Digest, ReplicaSecret, SigningKey, merkle};
+use exo_federation::proof::{CommitProof, ConsistencyProof};
 use exo_federation::types::{
     Author, BatchKind, Body, CommitCertificate, CommittedBatch, Federation, Genesis, Header, Member, Parameters, PeerId, Phase, SignatureSet,
     StateUpdate, Submission, UpdateId, Vote,
@@ -63,7 +65,7 @@ pub(crate) fn certificate(federation: &Federation, header: &Header, view: u64, s
 /// A federation, and what it committed so far.
 pub(crate) struct Chain {
     pub(crate) federation: Federation,
-    pub(crate) frontier: Frontier,
+    pub(crate) frontier: merkle::Frontier,
     pub(crate) parent: Digest,
     pub(crate) slot: u64,
     pub(crate) timestamp: u64,
@@ -71,7 +73,7 @@ pub(crate) struct Chain {
 
 impl Chain {
     pub(crate) fn new(members: u8) -> Self {
-        Self { federation: federation(members), frontier: Frontier::default(), parent: Digest::ZERO, slot: 0, timestamp: 1_000 }
+        Self { federation: federation(members), frontier: merkle::Frontier::default(), parent: Digest::ZERO, slot: 0, timestamp: 1_000 }
     }
 
     pub(crate) fn not_after(&self) -> u64 {
@@ -119,7 +121,7 @@ pub(crate) fn resign(federation: &Federation, batch: &mut CommittedBatch) {
 }
 
 /// The proof of the update `at` of the batch's first submission, through its receipt.
-pub(crate) fn proof_of(federation: &Federation, before: &Frontier, batch: &CommittedBatch, at: usize) -> CommitProof {
+pub(crate) fn proof_of(federation: &Federation, before: &merkle::Frontier, batch: &CommittedBatch, at: usize) -> CommitProof {
     let digests = batch.body.digests(federation.id());
     let hashes: Vec<Digest> = batch.body.leaves(&digests, batch.header.first_sequence).iter().map(|l| l.hash()).collect();
     let submission = &batch.body.submissions[0];
@@ -142,4 +144,20 @@ pub(crate) fn proven(members: u8) -> (Federation, CommitProof) {
     let batch = chain.commit_some(1, 5);
     let proof = proof_of(&chain.federation, &before, &batch, 2);
     (chain.federation, proof)
+}
+
+/// A federation of `members` with a log of six batches and twenty updates, and the proof that its log after the first `older` batches, 0 for the
+/// empty one, is the beginning of that after `newer`.
+pub(crate) fn consistent(members: u8, older: usize, newer: usize) -> (Federation, ConsistencyProof) {
+    let mut chain = Chain::new(members);
+    let batches: Vec<CommittedBatch> = [1, 2, 3, 5, 1, 8].into_iter().map(|count| chain.commit_some(1, count)).collect();
+    let federation = chain.federation;
+    let leaves = batches.iter().flat_map(|b| b.body.leaves(&b.body.digests(federation.id()), b.header.first_sequence));
+    let hashes: Vec<Digest> = leaves.map(|leaf| leaf.hash()).collect();
+    let CommittedBatch { header, certificate, .. } = batches[newer - 1].clone();
+    let empty = merkle::Frontier::default();
+    let older = older.checked_sub(1).map(|at| &batches[at].header);
+    let (old_size, old_root) = older.map_or((0, empty.root()), |older| (older.last_sequence(), older.log_root));
+    let path = merkle::consistency_path(&merkle::Tail { before: &empty, leaves: &hashes }, old_size, header.last_sequence()).unwrap();
+    (federation, ConsistencyProof { old_size, old_root, path, header, certificate })
 }
