@@ -5,6 +5,7 @@
 //! `ARCHITECTURE.md` is the map of the modules and says what must never be.
 
 pub mod audit;
+pub mod bench;
 pub mod cli;
 pub mod client;
 pub mod config;

@@ -124,6 +124,7 @@ fn responses() {
         refused: 7,
         replayed: 12,
         recovery_millis: 80,
+        journal_syncs: 77,
     };
     let outcomes = [
         SubmitOutcome::Committed(Box::new(receipt)),

@@ -57,6 +57,7 @@ fn imports_go_one_way() {
         ("client", &["config", "net", "proof", "types", "crypto", "error"]),
         ("export", &["audit", "client", "consensus", "crypto", "error", "journal", "proof", "recovery", "types"]),
         ("process", &["failpoint", "recovery"]),
+        ("bench", &["audit", "client", "config", "crypto", "error", "journal", "net", "process", "proof", "types"]),
         (
             "crash_test",
             &["audit", "client", "config", "consensus", "crypto", "error", "failpoint", "journal", "process", "proof", "recovery", "types"],

@@ -61,6 +61,18 @@ pub(crate) struct Made {
 
 /// Makes a federation; `base_port` 0 takes free ports.
 pub(crate) fn make_federation(dir: &Path, replicas: u16, host: &str, base_port: u16, parameters: Parameters) -> Result<Made, Problem> {
+    make_federation_for(dir, replicas, host, base_port, parameters, vec![])
+}
+
+/// Makes a federation with authors beside the one whose key is written.
+pub(crate) fn make_federation_for(
+    dir: &Path,
+    replicas: u16,
+    host: &str,
+    base_port: u16,
+    parameters: Parameters,
+    others: Vec<Author>,
+) -> Result<Made, Problem> {
     for name in ["federation.toml", "client.toml", "author.key", "replica-0"] {
         if dir.join(name).exists() {
             return Err(Problem(format!("{} exists; nothing is overwritten, choose another directory", dir.join(name).display())));
@@ -77,7 +89,7 @@ pub(crate) fn make_federation(dir: &Path, replicas: u16, host: &str, base_port: 
     let genesis = Genesis {
         name: "federation".into(),
         members: secrets.iter().enumerate().map(member).collect(),
-        authors: vec![Author { name: "author".into(), key: author.public() }],
+        authors: std::iter::once(Author { name: "author".into(), key: author.public() }).chain(others).collect(),
         readers: vec![],
         parameters,
     };

@@ -111,6 +111,7 @@ impl Service {
             refused: core.refused + self.shared.counters.refused.load(Ordering::Relaxed),
             replayed: self.report.replayed,
             recovery_millis: self.report.millis,
+            journal_syncs: self.shared.counters.journal_syncs.load(Ordering::Relaxed),
         }
     }
 

@@ -262,4 +262,6 @@ pub struct ReplicaStatus {
     pub replayed: u64,
     /// How long its start took, ms.
     pub recovery_millis: u64,
+    /// Groups of the journal written and synced since it started.
+    pub journal_syncs: u64,
 }
