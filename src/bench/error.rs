@@ -46,14 +46,6 @@ pub enum BenchError {
         /// What it logged.
         log: PathBuf,
     },
-    /// The audit could not be made.
-    #[error("the audit of {peer}: {error}")]
-    Audit {
-        /// Of which replica.
-        peer: String,
-        /// Why.
-        error: Box<crate::audit::AuditError>,
-    },
     /// A key cannot be made.
     #[error(transparent)]
     Key(#[from] KeyError),

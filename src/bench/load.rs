@@ -26,6 +26,8 @@ const SETTLE: Duration = Duration::from_secs(60);
 /// How long a submission of a benchmark may take. Ids are remembered for so long: at 50,000 updates a second the default lifetime would fill the table of
 /// live ids within a minute.
 const LIFETIME_MS: u64 = 30_000;
+/// How long a replica beyond saturation may take to say where it stands, ms.
+const ANSWER_MS: u64 = 30_000;
 /// Beyond measured time and lifetime, how long the generator may take before it is given up.
 const GENERATOR_SLACK: Duration = Duration::from_secs(60);
 
@@ -105,12 +107,9 @@ struct Run {
 impl Run {
     async fn start(dir: &Path, federation: &Federation, stage: &mut impl FnMut(Stage)) -> Result<Self, BenchError> {
         stage(Stage::Starting);
-        let mut run = Self {
-            dir: dir.to_path_buf(),
-            replicas: Vec::new(),
-            client: Arc::new(Client::new(ClientFile::load(&dir.join("client.toml"))?)),
-            disk_before: 0,
-        };
+        let mut loaded = ClientFile::load(&dir.join("client.toml"))?;
+        loaded.options.attempt_timeout_ms = ANSWER_MS;
+        let mut run = Self { dir: dir.to_path_buf(), replicas: Vec::new(), client: Arc::new(Client::new(loaded)), disk_before: 0 };
         for replica in 0..federation.size() {
             run.replicas.push(Replica::start(dir, replica).await?);
         }

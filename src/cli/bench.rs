@@ -100,7 +100,7 @@ struct LimitsArgs {
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(4..=64))]
     replicas: u16,
     /// Payload bytes of its updates.
-    #[arg(long, value_name = "BYTES", default_value_t = 512)]
+    #[arg(long, value_name = "BYTES", default_value_t = 512, value_parser = clap::value_parser!(u64).range(..=1 << 20))]
     size: u64,
     /// Updates that it signs together.
     #[arg(long, value_name = "UPDATES", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..))]
@@ -150,13 +150,19 @@ impl Load {
             _ = tokio::signal::ctrl_c() => return Err(Problem("interrupted; every process is stopped, and there is no result".into())),
         };
         bar.finish_and_clear();
-        let mut report = ran?;
-        let right = report.checked.verdict == Verdict::Right;
-        report.kept = match temporary {
+        let right = ran.as_ref().is_ok_and(|report| report.checked.verdict == Verdict::Right);
+        let kept = match temporary {
+            // Whoever looks into it needs the files.
             Some(temporary) if !right => Some(temporary.keep()),
             Some(_) => None,
             None => Some(dir),
         };
+        let mut report = match (ran, &kept) {
+            (Ok(report), _) => report,
+            (Err(error), Some(kept)) => return Err(Problem(format!("{error}; kept: {}", kept.display()))),
+            (Err(error), None) => return Err(error.into()),
+        };
+        report.kept = kept;
         if self.json {
             print_json(&report)?
         } else {
