@@ -112,6 +112,11 @@ impl Replica {
         }
     }
 
+    /// Its process id; `None` once its end was awaited.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     /// Sends SIGKILL without waiting for the end, so that several replicas can die in one moment.
     pub(crate) fn send_kill(&mut self) -> Result<(), ProcessError> {
         match self.child.start_kill() {

@@ -125,6 +125,7 @@ fn responses() {
         replayed: 12,
         recovery_millis: 80,
         http: Some("http://127.0.0.1:7480".into()),
+        journal_syncs: 77,
     };
     let outcomes = [
         SubmitOutcome::Committed(Box::new(receipt)),

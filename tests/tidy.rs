@@ -58,6 +58,7 @@ fn imports_go_one_way() {
         ("export", &["audit", "client", "consensus", "crypto", "error", "journal", "proof", "recovery", "types"]),
         ("api", &["config", "node", "proof", "types", "crypto", "error"]),
         ("process", &["failpoint", "recovery"]),
+        ("bench", &["audit", "client", "config", "crypto", "error", "journal", "net", "process", "proof", "types"]),
         (
             "crash_test",
             &["audit", "client", "config", "consensus", "crypto", "error", "failpoint", "journal", "process", "proof", "recovery", "types"],

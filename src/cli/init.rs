@@ -104,6 +104,17 @@ const HTTP_ABOVE_UDP: u16 = 80;
 
 /// Makes a federation.
 pub(crate) fn make_federation(dir: &Path, replicas: u16, network: &Network, parameters: Parameters) -> Result<Made, Problem> {
+    make_federation_for(dir, replicas, network, parameters, vec![])
+}
+
+/// Makes a federation with authors beside the one whose key is written.
+pub(crate) fn make_federation_for(
+    dir: &Path,
+    replicas: u16,
+    network: &Network,
+    parameters: Parameters,
+    others: Vec<Author>,
+) -> Result<Made, Problem> {
     let host = &network.host;
     for name in ["federation.toml", "client.toml", "author.key", "replica-0"] {
         if dir.join(name).exists() {
@@ -121,7 +132,7 @@ pub(crate) fn make_federation(dir: &Path, replicas: u16, network: &Network, para
     let genesis = Genesis {
         name: "federation".into(),
         members: secrets.iter().enumerate().map(member).collect(),
-        authors: vec![Author { name: "author".into(), key: author.public() }],
+        authors: std::iter::once(Author { name: "author".into(), key: author.public() }).chain(others).collect(),
         readers: vec![],
         parameters,
     };

@@ -5,6 +5,7 @@
 
 mod audit;
 mod backup;
+mod bench;
 mod checkpoint;
 mod crash_test;
 mod demo;
@@ -77,6 +78,7 @@ enum Command {
     Simulate(simulate::Simulate),
     #[command(name = "crash-test")]
     CrashTest(crash_test::CrashTest),
+    Bench(bench::Bench),
     Backup(backup::Backup),
     Restore(backup::Restore),
 }
@@ -146,6 +148,7 @@ async fn dispatch(command: Command) -> Result<u8, Problem> {
         Command::Recover(recover) => recover.run(),
         Command::Simulate(simulate) => tokio::task::block_in_place(|| simulate.run()),
         Command::CrashTest(test) => test.run().await,
+        Command::Bench(bench) => bench.run().await,
         Command::Backup(backup) => backup.run(),
         Command::Restore(restore) => restore.run(),
     };

@@ -43,6 +43,7 @@ fn as_json(peer: &str, answer: &Result<ReplicaStatus, FederationError>) -> Value
             "stable_slot": s.stable_slot, "log_root": s.log_root, "suspect": s.suspect, "pending": s.pending, "connected": s.connected,
             "view_changes": s.view_changes, "evidence": s.evidence, "refused": s.refused, "replayed": s.replayed, "recovery_millis": s.recovery_millis,
             "http": s.http,
+            "journal_syncs": s.journal_syncs,
         }),
         Err(error) => json!({ "peer": peer, "reachable": false, "problem": error.to_string() }),
     }

@@ -78,6 +78,11 @@ impl Pipeline {
         !self.journal.has_unsynced()
     }
 
+    /// Groups written and synced since the journal was opened.
+    pub(crate) fn syncs(&self) -> u64 {
+        self.journal.stats().syncs
+    }
+
     /// Whether the replica has yet to rejoin.
     pub(crate) fn is_suspect(&self) -> bool {
         self.suspect

@@ -115,6 +115,7 @@ impl Service {
             replayed: self.report.replayed,
             recovery_millis: self.report.millis,
             http: self.http.get().cloned(),
+            journal_syncs: self.shared.counters.journal_syncs.load(Ordering::Relaxed),
         }
     }
 

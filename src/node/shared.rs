@@ -45,6 +45,8 @@ pub(super) struct Counters {
     pub(super) refused: AtomicU64,
     /// Batches on their way to the log.
     pub(super) log_backlog: AtomicU64,
+    /// Groups of the journal written and synced.
+    pub(super) journal_syncs: AtomicU64,
 }
 
 /// Shared by all threads of one replica.

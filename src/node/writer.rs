@@ -46,6 +46,7 @@ impl Writer {
                     return;
                 }
             };
+            self.shared.counters.journal_syncs.store(self.pipeline.syncs(), Ordering::Relaxed);
             if let Err(error) = result {
                 return self.shared.stop(&error.to_string());
             }

@@ -264,4 +264,6 @@ pub struct ReplicaStatus {
     pub recovery_millis: u64,
     /// Where its HTTP interface is, as a URL; `None` if it has none.
     pub http: Option<String>,
+    /// Groups of the journal written and synced since it started.
+    pub journal_syncs: u64,
 }
