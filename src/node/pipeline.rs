@@ -172,3 +172,60 @@ impl Pipeline {
 fn frames(records: &[Record]) -> Result<Vec<(u8, Vec<u8>)>, CodecError> {
     records.iter().map(Record::to_frame).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::consensus::kind;
+    use crate::journal::{JournalOptions, JournalReader, RealDisk};
+    use crate::recovery::DataDir;
+    use crate::types::{BatchKind, CommitCertificate, FederationId, Header, PreparedCertificate, SignatureSet};
+
+    /// One step prepares and, with its own Commit, commits: what a replica does whose Commit is the last that a quorum lacked.
+    fn step() -> Step {
+        let digest = Digest([3; 32]);
+        let header = Header {
+            kind: BatchKind::Normal,
+            federation_id: FederationId(digest),
+            epoch: 0,
+            slot: 1,
+            first_sequence: 1,
+            count: 1,
+            parent: Digest::ZERO,
+            body_digest: digest,
+            log_root: digest,
+            timestamp: 1,
+            membership_digest: digest,
+        };
+        let signatures = SignatureSet::default();
+        let certificate = CommitCertificate { epoch: 0, view: 0, slot: 1, digest: header.digest(), signatures: signatures.clone() };
+        let prepared = PreparedCertificate { view: 0, header, signatures };
+        Step { records: vec![Record::Prepared(prepared), Record::Committed(certificate)], ..Step::default() }
+    }
+
+    #[test]
+    fn a_commit_certificate_is_written_behind_the_sync_of_its_prepared_certificate() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let options = JournalOptions { segment_bytes: 64 << 10, votes_bytes: 16 << 10, ..JournalOptions::default() };
+        Journal::create(&path, [7; 32], &options, &[]).unwrap();
+        let (journal, _) = Journal::open(&path, [7; 32], &options).unwrap();
+        let suspicion = Suspicion::new(RealDisk::shared(), &DataDir(dir.path().to_owned()));
+        let mut pipeline = Pipeline::new(journal, BTreeMap::new(), false, suspicion);
+        let written = || {
+            let reader = JournalReader::open(&path, Some([7; 32]), &options).unwrap();
+            let votes = reader.votes().frames.iter().filter(|frame| frame.kind == kind::PREPARED).count();
+            let segments = reader.segments_from(None).flatten().filter(|frame| frame.kind == kind::COMMITTED).count();
+            (votes, segments)
+        };
+        pipeline.group(std::iter::once(PipelineInput::Step(step())), false).unwrap();
+        assert_eq!(written(), (1, 0), "a crash before the votes' sync would otherwise keep the Commit and forget what it rests on");
+        pipeline.sync().unwrap();
+        assert_eq!(written(), (1, 1), "an idle moment later it is there");
+        // Or with the next group, whatever that holds.
+        pipeline.group(std::iter::once(PipelineInput::Step(step())), false).unwrap();
+        pipeline.group(std::iter::once(PipelineInput::Step(step())), false).unwrap();
+        assert_eq!(written(), (3, 2));
+    }
+}
