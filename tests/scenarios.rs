@@ -14,6 +14,7 @@ const KEPT_FOR: &[(&str, &[&str])] = &[
     ("disk-lost", &["disk-lost", "suspect", "rejoin-answered", "rejoined", "catch-up"]),
     ("equivocating-leader", &["equivocate", "double-vote", "evidence-E2", "view-entered"]),
     ("first-run-forgotten", &["damaged-votes", "damage-silent"]),
+    ("loss-after-rejoining", &["damaged-segments", "rejoin-answered", "rejoined"]),
     ("new-view-lost", &["lost-write", "all-power-cut", "view-entered"]),
     ("prepared-set", &["view-change-with-prepared", "new-view-with-chosen", "view-entered"]),
     ("stuck-without-a-checkpoint", &["partition", "checkpoint-certificate-sent", "catch-up", "view-entered"]),

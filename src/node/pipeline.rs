@@ -116,7 +116,11 @@ impl Pipeline {
                     checkpoint |= of_step.iter().any(|e| matches!(e, Effect::Deliver(d) if d.checkpoint));
                     effects.extend(of_step);
                 }
-                PipelineInput::Rotate(snapshot) => self.journal.rotate_votes(&frames(&snapshot)?)?,
+                PipelineInput::Rotate(snapshot) => {
+                    // The new beginning leaves out what is committed: the certificates must be there.
+                    self.sync()?;
+                    self.journal.rotate_votes(&frames(&snapshot)?)?;
+                }
             }
         }
         if (must_sync || checkpoint) && (due || !on(Bug::VoteBeforeRecord)) {
@@ -131,6 +135,7 @@ impl Pipeline {
 
     /// The new voting record is durable before the note of suspicion goes: a crash in between leaves a suspect replica.
     fn rejoin(&mut self, snapshot: &[Record]) -> Result<(), PipelineError> {
+        self.sync()?;
         self.journal.rotate_votes(&frames(snapshot)?)?;
         self.suspicion.lift()?;
         self.suspect = false;

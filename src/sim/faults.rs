@@ -101,6 +101,10 @@ impl World {
             return Some(at);
         }
         instance.scarred = true;
+        // That it rejoined says nothing of what is lost from now on.
+        if let Some(live) = instance.live.as_deref_mut() {
+            live.began_suspect = false;
+        }
         if instance.taint != Taint::Forever {
             instance.taint = taint;
         }
