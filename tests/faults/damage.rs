@@ -216,7 +216,16 @@ impl Victim {
         let last = JournalReader::open(&self.home.join("data/journal"), Some(federation.id().0.0), &self.options()).unwrap();
         if segments {
             let certificate = last.segments_from(None).map(Result::unwrap).filter(|f| f.kind == kind::COMMITTED).last().unwrap();
-            (0..40).for_each(|_| assert!(journal.append_segment(certificate.kind, certificate.tag, &certificate.payload).is_ok()));
+            let before = newest_segment(&self.home.join("data"));
+            let write = |journal: &mut Journal| {
+                (0..40).for_each(|_| assert!(journal.append_segment(certificate.kind, certificate.tag, &certificate.payload).is_ok()));
+            };
+            write(&mut journal);
+            journal.sync().unwrap();
+            // The write may have begun the next segment; what is torn is one write of several pages in one file.
+            if newest_segment(&self.home.join("data")) != before {
+                write(&mut journal);
+            }
         } else {
             let frames = last.votes().frames;
             let stable = frames.iter().rfind(|f| f.kind == kind::STABLE).unwrap();
@@ -224,7 +233,6 @@ impl Victim {
         }
         journal.sync().unwrap();
         drop(journal);
-        // The write may have begun the next segment.
         let path = if segments { newest_segment(&self.home.join("data")) } else { path.to_path_buf() };
         let end = last_lap_end(&path);
         zero(&path, end - PAGE, end);
